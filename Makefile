@@ -1,0 +1,53 @@
+# make demo    set up .venv, run one split of the embedded data on this machine, write results/report.html
+# make test    set up .venv, check style, types and workflow, run the tests
+# make setup   only set up .venv
+# make clean   remove .venv and caches; results stay
+#
+# PYTHON=python3.12 chooses the interpreter, CORES=4 the number of processes and threads.
+
+VENV := .venv
+BIN := $(VENV)/bin
+SUPPORTED := import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])
+# The first of these that is a supported version; empty when none is.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do $$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
+CORES ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+STAMP := $(VENV)/.set-up
+SNAKEFILES := Snakefile rules workflow
+
+.PHONY: demo test setup clean lint schema
+.DEFAULT_GOAL := demo
+
+demo: $(STAMP)
+	$(BIN)/snakemake --configfile config/demo.yaml --cores $(CORES) -- results/retab/fold0/miou.json results/report.html
+	@echo
+	@echo "Done. The page for people:   results/report.html"
+	@echo "The scores of fold0:         results/retab/fold0/miou.json"
+	@echo "Everything scored, as a table: results/retab/summary.csv"
+	@echo "All splits: $(BIN)/snakemake --cores $(CORES) all_folds report"
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check $(SNAKEFILES)
+	$(BIN)/snakemake --lint
+
+schema: $(STAMP)
+	$(BIN)/python -m anyshot.config --schema > workflow/schema.json
+
+setup: $(STAMP)
+
+# Reinstalled only when what is installed changes. `which` is asked for by Snakemake's Slurm plug-in at every start.
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "anyshot needs Python 3.11 or 3.12, found $$(python3 --version 2>&1): install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c '$(SUPPORTED)' || { echo "anyshot needs Python 3.11 or 3.12, PYTHON=$(PYTHON) is $$($(PYTHON) --version 2>&1)" >&2; exit 1; }
+	@command -v which > /dev/null || { echo "the command 'which' is missing (Debian: apt-get install debianutils): Snakemake does not start without it" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
