@@ -1,0 +1,96 @@
+"""Options of the data sets, one class per reader. No torch here: every dry run imports this."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from anyshot.options import Options, StageOptions
+
+
+class DataSource(Options):
+    """What every reader's options have."""
+
+    on_bad_sample: Literal["stop", "skip"] = Field(
+        "stop",
+        description="`stop`: a broken sample is an error; `skip`: it is left out and named in card.json",
+    )
+    decode: bool = Field(
+        True, description="decode every image while checking; false reads only their headers"
+    )
+
+
+class VocData(DataSource):
+    """PASCAL VOC layout, with or without SBD's masks."""
+
+    reader: Literal["voc"] = "voc"
+    root: str = Field(
+        description="folder with ImageSets/ and JPEGImages/, or one that holds VOCdevkit/VOC<year>/"
+    )
+    year: int = Field(2012, description="used only to find VOCdevkit/VOC<year>")
+    sbd: bool | None = Field(
+        None,
+        description="true: the list trainaug is required; false: it is not read; null: read where it exists",
+    )
+    labels: Literal["xml", "mask"] | None = Field(
+        None,
+        description="image labels from Annotations/*.xml or from the masks; null: xml where there are any",
+    )
+
+
+class FolderData(DataSource):
+    """Own data: images/<subset>/, masks/<subset>/<stem>.png, classes.csv."""
+
+    reader: Literal["folder"] = "folder"
+    root: str = Field(description="folder with images/, masks/ and classes.csv")
+    masks: bool = Field(
+        True, description="false: no masks are read, image labels come from labels.csv (stem,name)"
+    )
+
+
+class ImagenetData(DataSource):
+    """Image classification folders, <wnid>/*.JPEG: labels without masks."""
+
+    reader: Literal["imagenet"] = "imagenet"
+    root: str = Field(description="folder with one folder per wnid, optionally names.csv (wnid,name)")
+    wnids: list[str] | None = Field(None, min_length=1, description="the wnids to read; null: all")
+    per_class: int | None = Field(None, ge=1, description="images per class, the first by name; null: all")
+    subset: str = Field("train", min_length=1, description="the subset that all images belong to")
+
+
+class ScenesData(DataSource):
+    """Generated photograph-like scenes: 20 object classes, 6 stuff classes. Written by the prepare stage."""
+
+    reader: Literal["scenes"] = "scenes"
+    size: int = Field(160, ge=64, le=1024, description="side of the square images in px")
+    train: int = Field(320, ge=1, description="training images")
+    val: int = Field(80, ge=1, description="validation images")
+    seed: int = Field(0, ge=0, description="another seed, other scenes")
+    masks: Literal["objects", "stuff_things"] = Field(
+        "objects",
+        description="`objects`: 0 is background, objects 1..20; `stuff_things`: objects 0..19, stuff 20..25",
+    )
+
+
+DataOptions = Annotated[VocData | FolderData | ImagenetData | ScenesData, Field(discriminator="reader")]
+
+
+class Prepare(StageOptions):
+    """Options of the stage `data.prepare`: one data set of the configuration."""
+
+    name: str = Field(min_length=1, description="name of the data set in the configuration")
+    source: DataOptions
+
+
+class Download(StageOptions):
+    """Options of the stage `data.download`: PASCAL VOC 2012 and SBD. Runs only when asked for by name."""
+
+    root: str = Field(min_length=1, description="folder to download to; VOCdevkit/ appears in it")
+    sbd: bool = Field(True, description="also fetch SBD and write SegmentationClassAug and the list trainaug")
+    voc_url: str | None = Field(
+        None, description="a mirror of VOCtrainval_11-May-2012.tar; null: the official one"
+    )
+    sbd_url: str | None = Field(
+        None, description="a mirror of SBD's benchmark.tgz; null: the official address"
+    )
