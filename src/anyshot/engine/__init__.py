@@ -1,0 +1,1 @@
+"""Training loop, schedules, checkpoints, artifact stores: what runs networks and keeps their results."""
