@@ -11,7 +11,7 @@ from anyshot.report.tables import summary_frame
 from anyshot.retab.options import Summary
 
 
-def main(job: Job) -> None:
+def main(job: Job[Summary]) -> None:
     frame = summary_frame(job.inputs("miou"), job.inputs("scores"))
     with atomic_path(job.output("summary")) as temporary:
         frame.to_csv(temporary, index=False, lineterminator="\n")

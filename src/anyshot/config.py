@@ -1,0 +1,258 @@
+"""The one configuration of the workflow: the systems' options put together, validated, asked for by stage.
+
+    python -m anyshot.config --schema              # workflow/schema.json
+    python -m anyshot.config --published retab     # the published options of a system, as YAML
+    python -m anyshot.config --check config.yaml   # validate a file, or several merged from left to right
+
+No torch here: Snakemake imports this for every dry run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from anyshot.config_errors import found, message, translate, unknown
+from anyshot.data.options import DataOptions, Download, Prepare
+from anyshot.data.splits import novel_class_names, split_names
+from anyshot.errors import AnyshotError, ConfigError
+from anyshot.options import Options, StageOptions
+from anyshot.report.options import Report
+from anyshot.retab.options import Retab
+
+NAME = re.compile(r"\w[\w-]*")  # of data sets and splits: they become folders
+SHARED = "shared"  # the folder of what does not depend on the split
+SCHEMES = ("pascal_5i", "scenes_5i")
+LIST = "tag:yaml.org,2002:seq"
+GROUPS = ("all_folds", "retab_all", "report")  # targets that are rules, not files
+
+
+class Config(Options):
+    """Everything that `config.yaml` may say."""
+
+    results: str = Field("results", min_length=1, description="folder of everything the workflow makes")
+    seed: int = Field(0, ge=0, description="seed of every training")
+    gpus: int = Field(1, ge=0, description="GPUs per network stage; without a GPU the stages run on the CPU")
+    systems: list[Literal["retab"]] = Field(["retab"], min_length=1, description="systems to run")
+    targets: list[str] = Field(
+        default_factory=lambda: ["all_folds", "report"],
+        min_length=1,
+        description="what `snakemake` alone builds: all_folds, retab_all, report, or files",
+    )
+    data: dict[str, DataOptions] = Field(description="the data sets, by name")
+    download: Download = Field(
+        default_factory=lambda: Download(root="datasets"),
+        description="what `snakemake data_download` fetches",
+    )
+    retab: Retab = Field(default_factory=Retab, description="RETAB (BMVC 2022)")
+    report: Report = Field(default_factory=Report, description="the page results/report.html")
+
+    def novel_classes(self, split: str) -> list[str]:
+        """Names of the novel classes of a split of RETAB. Raises ConfigError for an unknown split."""
+        if split not in self.splits():
+            raise ConfigError(f'split "{split}": {unknown(split, self.splits())}')
+        if self.retab.novel_classes is not None:
+            return list(self.retab.novel_classes[split])
+        return novel_class_names(str(self.retab.scheme), split)
+
+    def splits(self) -> list[str]:
+        """Every split that RETAB's scheme has, whether it is enabled in `retab.folds` or not."""
+        if self.retab.novel_classes is not None:
+            return list(self.retab.novel_classes)
+        return list(split_names(str(self.retab.scheme)))
+
+    def stage(
+        self,
+        stage: str,
+        *,
+        split: str | None = None,
+        labels: str | None = None,
+        walk: str | None = None,
+        name: str | None = None,
+    ) -> StageOptions:
+        """Options of the stage `system.stage`; the keywords are the rule's wildcards.
+
+        Raises KeyError for an unknown stage or data set, ConfigError for an unknown split.
+        """
+        system, _, key = stage.partition(".")
+        if system == "retab":
+            novel = self.novel_classes(split) if split not in (None, SHARED) else None
+            return self.retab.stage(key, split=split, novel=novel, labels=labels, walk=walk)
+        if stage == "data.prepare":
+            return Prepare(name=str(name), source=self.data[str(name)])
+        fixed: dict[str, StageOptions] = {"data.download": self.download, "report.report": self.report}
+        return fixed[stage]
+
+
+def load(content: Mapping[str, Any]) -> Config:
+    """Validate a configuration as YAML gives it.
+
+    Raises ConfigError: one line per mistake (the first ten), with the key's full path, the value found and
+    the values allowed.
+    """
+    plain = json.loads(json.dumps(content, default=str))
+    try:
+        # From JSON, because only there strict types still take a list for a tuple and text for a path.
+        config = Config.model_validate_json(json.dumps(plain), strict=True)
+    except ValidationError as error:
+        raise ConfigError(message(translate(error, plain, Config.model_json_schema()))) from None
+    problems = [*_names(config), *_scheme(config), *_targets(config)]
+    if problems:
+        raise ConfigError(message(problems))
+    return config
+
+
+def check_targets(config: Config, words: Sequence[str]) -> None:
+    """Raise ConfigError when one of `words`, a command line, is a result of a split that does not exist."""
+    problems = []
+    for word in words:
+        parts = Path(word).parts
+        head = (*Path(config.results).parts, "retab")
+        split = parts[len(head)] if parts[: len(head)] == head and len(parts) > len(head) + 1 else SHARED
+        if split not in (SHARED, *config.splits()):
+            problems.append(f'{word}: there is no split "{split}"; {unknown(split, config.splits())}')
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _names(config: Config) -> list[str]:
+    problems = [
+        f"data: found the name {found(name)}, expected letters, digits, _ and -: it becomes a folder"
+        for name in config.data
+        if not NAME.fullmatch(name)
+    ]
+    if {"{", "}"} & set(config.results):
+        problems.append(f"results: found {found(config.results)}, expected a path without braces")
+    for key in ("systems", "targets"):
+        problems += _repeated(key, getattr(config, key))
+    if "retab" in config.systems and config.retab.data not in config.data:
+        problems.append(
+            f"retab.data: found {found(config.retab.data)}, expected the name of a data set under `data`; "
+            + unknown(config.retab.data, config.data)
+        )
+    return problems
+
+
+def _repeated(key: str, values: Sequence[str]) -> list[str]:
+    twice = sorted({value for value in values if values.count(value) > 1})
+    return (
+        [f"{key}: found {', '.join(map(found, twice))} more than once, expected every entry once"]
+        if twice
+        else []
+    )
+
+
+def _scheme(config: Config) -> list[str]:
+    retab = config.retab
+    if retab.scheme is not None and retab.scheme not in SCHEMES:
+        return [f"retab.scheme: found {found(retab.scheme)}; {unknown(retab.scheme, SCHEMES)}"]
+    problems = _repeated("retab.folds", retab.folds)
+    for split, names in (retab.novel_classes or {}).items():
+        key = f"retab.novel_classes.{split}"
+        if not NAME.fullmatch(split) or split == SHARED:
+            problems.append(f'{key}: a split is named by letters, digits, _ and -, and not "{SHARED}"')
+        if not names:
+            problems.append(f"{key}: found [], expected the name of at least one class")
+        problems += _repeated(key, names)
+    known = config.splits()
+    for position, fold in enumerate(retab.folds):
+        if fold not in known:
+            problems.append(
+                f"retab.folds[{position}]: found {found(fold)}, no such split; {unknown(fold, known)}"
+            )
+    return problems
+
+
+def _targets(config: Config) -> list[str]:
+    problems = []
+    for position, target in enumerate(config.targets):
+        if "/" not in target and target not in GROUPS:
+            problems.append(
+                f"targets[{position}]: found {found(target)}; {unknown(target, GROUPS)}, or a file"
+            )
+    try:
+        check_targets(config, config.targets)
+    except ConfigError as error:
+        problems += [f"targets: {line}" for line in str(error).splitlines()]
+    return problems
+
+
+def schema() -> str:
+    """The JSON schema of the configuration, for editors."""
+    content = {"title": "anyshot: config.yaml", **Config.model_json_schema()}
+    return json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def published(system: str) -> str:
+    """The published options of a system as YAML: every key, so that an overlay of them restores every one."""
+    import yaml
+
+    from anyshot.retab import options as retab
+
+    content = Config.model_fields[system].get_default(call_default_factory=True).model_dump(mode="json")
+    for stage in retab.STAGES:
+        for key in retab.FILLED_IN:
+            content[stage].pop(key, None)
+    filled = {key: value for key, value in content.items() if value != {}}
+
+    class Dumper(yaml.SafeDumper):
+        """Lists on one line, as people write them."""
+
+    Dumper.add_representer(
+        list, lambda dumper, items: dumper.represent_sequence(LIST, items, flow_style=True)
+    )
+    return str(yaml.dump({system: filled}, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100))
+
+
+def merged(paths: Sequence[Path]) -> dict[str, Any]:
+    """Configuration files merged key by key from left to right, as Snakemake does with `--configfile`."""
+    import yaml
+
+    def merge(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+        for key, value in over.items():
+            both = isinstance(value, Mapping) and isinstance(under.get(key), dict)
+            under[key] = merge(under[key], value) if both else value
+        return under
+
+    content: dict[str, Any] = {}
+    for path in paths:
+        merge(content, yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    return content
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m anyshot.config", description=(__doc__ or "").split("\n")[0]
+    )
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--schema", action="store_true", help="print the JSON schema")
+    action.add_argument(
+        "--published", metavar="SYSTEM", choices=["retab"], help="print the published options"
+    )
+    action.add_argument(
+        "--check", nargs="+", type=Path, metavar="FILE", help="validate files merged left to right"
+    )
+    parsed = parser.parse_args(arguments)
+    try:
+        if parsed.schema:
+            print(schema(), end="")
+        elif parsed.published:
+            print(published(parsed.published), end="")
+        else:
+            load(merged(parsed.check))
+            print("no mistakes found")
+    except AnyshotError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

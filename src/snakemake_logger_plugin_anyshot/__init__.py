@@ -1,0 +1,88 @@
+"""Lets targets follow `--resources NAME=VALUE` on Snakemake's command line.
+
+    snakemake --cores 8 --resources gpu=4 results/retab/fold0/miou.json
+
+Snakemake takes every word after `--resources` for a resource and fails on the target. It also imports each
+installed package whose name starts with `snakemake_logger_plugin_` before it reads its arguments; this
+package has such a name and moves the targets to a place where they are read as targets. It never logs
+anything: `LogHandler` is there because a package of that name must have one.
+
+Snakemake's internals may change. Whatever is not as expected here is left alone: the command then behaves as
+it does without this package, and the documented form `--resources=gpu=4 TARGET` works in any case.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from snakemake_interface_logger_plugins.base import LogHandlerBase
+
+SWALLOWING = frozenset({"--resources", "--res"})
+# NAME=VALUE is a resource; Snakemake hands values to its own job processes in base64.
+RESOURCE = re.compile(r"[A-Za-z_]\w*=|base64//")
+
+
+class LogHandler(LogHandlerBase):
+    """A handler that is never chosen and writes nowhere."""
+
+    writes_to_stream = False
+    writes_to_file = False
+    has_filter = True
+    has_formatter = True
+    needs_rulegraph = False
+
+    def emit(self, record: Any) -> None:
+        """Drop the record."""
+
+
+def targets_apart(words: Sequence[str]) -> list[str]:
+    """The same command line with the targets that follow `--resources` moved away from it.
+
+    They join the targets at the front if the line starts with some (argparse reads only one group of them),
+    else they go behind `--`. A line without such targets comes back as it was.
+    """
+    end = words.index("--") if "--" in words else len(words)
+    kept: list[str] = []
+    moved: list[str] = []
+    after_resources = False
+    for word in words[:end]:
+        if word.startswith("-"):
+            after_resources = word in SWALLOWING
+        elif after_resources and not RESOURCE.match(word):
+            moved.append(word)
+            continue
+        kept.append(word)
+    if not moved:
+        return list(words)
+    if kept and not kept[0].startswith("-"):
+        return [*moved, *kept, *words[end:]]
+    return [*kept, "--", *moved, *words[end + 1 :]]
+
+
+def install() -> bool:
+    """Put `targets_apart` before Snakemake's parser; False when Snakemake is not built as expected."""
+    try:
+        from snakemake.common.argparse import ArgumentParser
+
+        original = ArgumentParser.parse_args
+        if getattr(original, "moves_targets", False):
+            return True
+
+        def parse_args(self: Any, args: Any = None, *more: Any, **named: Any) -> Any:
+            try:
+                words = targets_apart([str(word) for word in (sys.argv[1:] if args is None else args)])
+            except Exception:
+                return original(self, args, *more, **named)
+            return original(self, words, *more, **named)
+
+        setattr(parse_args, "moves_targets", True)  # noqa: B010 - a function has no such attribute for mypy
+        setattr(ArgumentParser, "parse_args", parse_args)  # noqa: B010
+    except Exception:
+        return False
+    return True
+
+
+install()

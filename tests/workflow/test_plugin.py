@@ -1,0 +1,108 @@
+"""The package that lets targets follow `--resources NAME=VALUE`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snakemake_logger_plugin_anyshot import targets_apart
+
+LITERAL = "--cores 8 --resources gpu=4 results/retab/fold0/miou.json"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (LITERAL, "--cores 8 --resources gpu=4 -- results/retab/fold0/miou.json"),
+        ("--resources gpu=4 mem_mb=9 a b --cores 2", "--resources gpu=4 mem_mb=9 --cores 2 -- a b"),
+        ("--res gpu=4 a", "--res gpu=4 -- a"),
+        ("a --resources gpu=4 b", "b a --resources gpu=4"),
+        ("--resources gpu=4 a -- b", "--resources gpu=4 -- a b"),
+        # nothing to do
+        ("--cores 8 --resources=gpu=4 a", "--cores 8 --resources=gpu=4 a"),
+        ("--resources gpu=4 -- a", "--resources gpu=4 -- a"),
+        ("--resources gpu=4 --cores 8 a", "--resources gpu=4 --cores 8 a"),
+        ("a --resources gpu=4", "a --resources gpu=4"),
+        ("-- --resources a", "-- --resources a"),
+        ("--resources base64//Z3B1PTQ= --cores 1", "--resources base64//Z3B1PTQ= --cores 1"),
+        ("--set-resources rule:gpu=1 --config a=b", "--set-resources rule:gpu=1 --config a=b"),
+        ("", ""),
+    ],
+)
+def test_words_are_moved(line: str, expected: str) -> None:
+    assert targets_apart(line.split()) == expected.split()
+
+
+@given(
+    st.lists(
+        st.sampled_from(["--resources", "--cores", "8", "--", "a", "x=1", "-n", "base64//x"]), max_size=8
+    )
+)
+def test_no_word_is_lost_and_twice_is_once(words: list[str]) -> None:
+    once = targets_apart(words)
+    assert sorted(word for word in once if word != "--") == sorted(word for word in words if word != "--")
+    assert targets_apart(once) == once
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"--dry-run {LITERAL}",
+        f"{LITERAL} --dry-run",
+        "-n --cores 8 --resources=gpu=4 results/retab/fold0/miou.json",
+        "-n --cores 8 results/retab/fold0/miou.json --resources gpu=4",
+        "-n --cores 8 --resources gpu=4 -- results/retab/fold0/miou.json",
+    ],
+)
+def test_commands_find_their_target(
+    snakemake: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, repository: Path, line: str
+) -> None:
+    for name in ("Snakefile", "rules", "workflow", "config.yaml"):
+        (tmp_path / name).symlink_to(repository / name)
+    done = snakemake(*line.split(), folder=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "rule retab_evaluate" in done.stdout
+    assert "results/retab/fold0/miou.json" in done.stdout
+
+
+def test_the_literal_command_runs(
+    snakemake: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """The users' command, letter for letter, with a workflow of one rule."""
+    (tmp_path / "Snakefile").write_text(
+        'rule all:\n    output: "results/retab/fold0/miou.json"\n'
+        '    resources: gpu=1\n    shell: "echo 1 > {output}"\n'
+    )
+    done = snakemake(*LITERAL.split(), folder=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "results/retab/fold0/miou.json").read_text() == "1\n"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "import snakemake.common.argparse as a; del a.ArgumentParser",
+        "import sys; sys.modules['snakemake.common.argparse'] = None",
+        "import snakemake.common.argparse as a; a.ArgumentParser = None",
+    ],
+)
+def test_another_snakemake_is_left_alone(damage: str) -> None:
+    code = f"{damage}\nimport snakemake_logger_plugin_anyshot as p; print(p.install())"
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+
+
+def test_installing_twice_wraps_once() -> None:
+    code = (
+        "import snakemake_logger_plugin_anyshot as p\n"
+        "from snakemake.common.argparse import ArgumentParser as A\n"
+        "before = A.parse_args; print(p.install(), A.parse_args is before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
+    assert done.stdout == "True True\n"

@@ -1,0 +1,156 @@
+"""Change this key, these rules rerun: the promise of the configuration, held by dry runs.
+
+The results are made once, by a stub that only creates files; then each change is dry-run over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# A change of this key makes these rules run again for their own sake; what depends on them follows.
+CHANGES: list[tuple[str, Any, set[str]]] = [
+    ("data.scenes.size", 96, {"data_prepare"}),
+    ("data.scenes.on_bad_sample", "skip", {"data_prepare"}),
+    ("retab.split.rule", "labels", {"retab_split"}),
+    ("retab.classifier.optimiser.learning_rate", 0.0123, {"retab_classifier"}),
+    ("retab.classifier.dropout", 0.25, {"retab_classifier"}),
+    ("retab.cam.scales", [1.0, 3.0], {"retab_cam"}),
+    ("retab.crf_label.alpha_low", 5.0, {"retab_crf_label"}),
+    ("retab.crf_label.crf.steps", 3, {"retab_crf_label"}),
+    ("retab.boundary.contour_width", 9, {"retab_boundary"}),
+    ("retab.boundary_map.threshold", 0.31, {"retab_boundary_map"}),
+    ("retab.affinity.radius", 3, {"retab_affinity"}),
+    ("retab.affinity_map.border", "full", {"retab_affinity_map"}),
+    ("retab.random_walk.beta", 7.0, {"retab_random_walk"}),
+    ("retab.pseudo_label.threshold", 0.41, {"retab_pseudo_label"}),
+    ("retab.segmentation.optimiser.momentum", 0.51, {"retab_segmentation"}),
+    ("retab.predict.scales", [1.0, 1.7], {"retab_predict"}),
+    ("retab.score_maps.walk_sweep", [0.0, 0.3, 0.1], {"retab_score_maps"}),
+    ("retab.score_subset", "val", {"retab_score_maps"}),
+    ("retab.evaluate_subset", "train", {"retab_predict", "retab_evaluate"}),
+    ("seed", 7, {"retab_classifier", "retab_boundary", "retab_affinity", "retab_segmentation"}),
+    ("retab.folds", ["fold0", "fold1"], {"retab_summary", "report"}),
+    ("retab.baselines", [], {"retab_score_maps", "report"}),
+    ("report.title", "Another page", {"report"}),
+]
+
+# What follows a change of one stage, straight or through others.
+FOLLOWS: dict[str, set[str]] = {
+    "report": set(),
+    "retab_summary": {"report"},
+    "retab_evaluate": {"retab_summary"},
+    "retab_predict": {"retab_evaluate"},
+    "retab_score_maps": {"retab_evaluate", "retab_summary"},
+    "retab_segmentation": {"retab_predict"},
+    "retab_pseudo_label": {"retab_segmentation", "retab_score_maps"},
+    "retab_random_walk": {"retab_pseudo_label", "retab_score_maps"},
+    "retab_affinity_map": {"retab_random_walk"},
+    "retab_affinity": {"retab_affinity_map"},
+    "retab_boundary_map": {"retab_affinity", "retab_random_walk"},
+    "retab_boundary": {"retab_boundary_map"},
+    "retab_crf_label": {"retab_affinity"},
+    "retab_cam": {"retab_crf_label", "retab_random_walk", "retab_score_maps"},
+    "retab_classifier": {"retab_cam"},
+    "retab_split": {"retab_boundary", "retab_affinity", "retab_pseudo_label", "retab_segmentation"},
+    "data_prepare": {"retab_split", "retab_classifier", "retab_evaluate"},
+}
+
+# Keys without influence on any result.
+NO_INFLUENCE: list[tuple[str, Any]] = [
+    ("gpus", 4),
+    ("targets", ["report", "all_folds"]),
+    ("data.unused", {"reader": "scenes", "size": 128}),
+]
+
+
+def closure(rules: set[str]) -> set[str]:
+    """`rules` and everything that follows from them."""
+    found, todo = set(rules), list(rules)
+    while todo:
+        fresh = FOLLOWS[todo.pop()] - found
+        found |= fresh
+        todo += fresh
+    return found
+
+
+@pytest.fixture(scope="module")
+def made(project: Callable[[str], Any]) -> Any:
+    """A project whose results are all there."""
+    finished = project("reruns")
+    finished.build()
+    assert not finished.plan().rules, "a finished run has nothing to do"
+    return finished
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), CHANGES, ids=[change[0] for change in CHANGES])
+def test_a_key_reruns_its_own_stage_and_what_depends_on_it(
+    made: Any, key: str, value: Any, expected: set[str]
+) -> None:
+    plan = made.plan(change={key: value})
+    assert plan.direct == expected
+    assert plan.rules == closure(expected)
+
+
+@pytest.mark.parametrize(("key", "value"), NO_INFLUENCE, ids=[change[0] for change in NO_INFLUENCE])
+def test_a_key_without_influence_reruns_nothing(made: Any, key: str, value: Any) -> None:
+    assert not made.plan(change={key: value}).rules
+
+
+def test_every_stage_is_in_the_table(made: Any) -> None:
+    tested = set().union(*(expected for _, _, expected in CHANGES))
+    rules = {job.rule.name for job in made.plan().jobs if not job.is_norun}
+    assert rules == tested
+
+
+def test_comments_and_the_order_of_keys_rerun_nothing(made: Any) -> None:
+    made.plan()
+    path = made.folder / "config.yaml"
+    groups = dict(reversed(list(made.shipped.items())))
+    path.write_text("# a comment\n" + _dump(groups) + "\n# another\n")
+    assert not made._execute((), "dryrun").rules
+
+
+def test_a_newer_script_reruns_nothing(made: Any, repository: Path) -> None:
+    """After a checkout every script is newer than every result; only options decide."""
+    script = repository / "workflow" / "scripts" / "data" / "prepare.py"
+    script.touch()
+    assert not made.plan().rules
+
+
+def test_a_moved_checkout_reruns_nothing(made: Any, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere"
+    made.folder.rename(moved)
+    try:
+        home, made.folder = made.folder, moved
+        assert not made.plan().rules
+    finally:
+        moved.rename(home)
+        made.folder = home
+
+
+def test_a_missing_shard_reruns_that_shard_alone(made: Any) -> None:
+    store = made.folder / "results" / "retab" / "shared" / "cam" / "1of2.h5"
+    content = store.read_bytes()
+    store.unlink()
+    try:
+        plan = made.plan(["results/retab/shared/cam/1of2.h5", "results/retab/shared/cam/2of2.h5"])
+        assert plan.rules == {"retab_cam"}
+    finally:
+        store.write_bytes(content)
+        made.build()
+
+
+def test_another_number_of_shards_reruns_what_is_cut(made: Any) -> None:
+    plan = made.plan(change={"retab.shards": made.shipped["retab"]["shards"] + 1})
+    assert {"retab_cam", "retab_crf_label", "retab_random_walk"} <= plan.direct
+    assert not {"retab_classifier", "retab_boundary", "retab_split"} & plan.rules
+
+
+def _dump(content: Mapping[str, Any]) -> str:
+    import yaml
+
+    return str(yaml.safe_dump(dict(content), sort_keys=False))
