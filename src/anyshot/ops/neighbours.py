@@ -67,5 +67,5 @@ def valid_pairs(radius: int, height: int, width: int, border: Border) -> np.ndar
         valid[(slice(None), *from_region(radius, height, width))] = True
         return valid
     for o, (dy, dx) in enumerate(offsets):
-        valid[o, : max(0, height - dy), max(0, -dx) : width - max(0, dx)] = True
+        valid[o, : max(0, height - dy), max(0, -dx) : max(0, width - max(0, dx))] = True
     return valid

@@ -1,0 +1,11 @@
+"""The subcommands of `anyshot`: one module each, with `add_parser(commands)` and `run(arguments)`.
+
+The modules named here are imported for `anyshot --help`, so none of them imports torch at its top.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+NETWORKS: Final = {"retab_segmentation": "anyshot.retab.networks:build_segmentation"}
+"""Builders of final segmenters, "module:function", by the network's name in `model.json`."""

@@ -1,0 +1,127 @@
+"""`anyshot import-weights`: a released checkpoint into a folder of ours, strictly, with a report."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anyshot.errors import ArtifactError, ConfigError
+
+if TYPE_CHECKING:
+    from anyshot.data.classes import ClassTable
+    from anyshot.retab.weights import ImportReport
+
+KINDS = ("classifier", "affinity", "boundary", "segmentation")
+PUBLISHED_DROPOUT = 0.5
+WIDTH = 1.0  # factor on the channels of ResNet-38; tests make it small
+
+EPILOG = """\
+examples:
+  anyshot import-weights retab res38_cls.pth --kind classifier --output weights/classifier
+  anyshot import-weights retab psa_ourbest_fold0_affnet.pth --kind affinity --output weights/affinity_fold0
+  anyshot import-weights retab seg.pth --kind segmentation --output models/seg --classes classes.csv
+
+The file may hold tensors only; nothing else in it is loaded or run. Every name and shape of the network
+must be there and nothing else may be. A segmentation folder is what `anyshot predict --model` takes.
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "import-weights",
+        help="a released checkpoint into a folder of ours",
+        description="Convert a checkpoint of the official code (.pth or .safetensors).",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "system", choices=["retab"], metavar="SYSTEM", help="retab (PSA's files count as RETAB's)"
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="the checkpoint")
+    parser.add_argument("--kind", choices=KINDS, required=True, help="which network the file holds")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the result")
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="classes.csv of the data set, in the order of the outputs (default: PASCAL VOC's)",
+    )
+    parser.add_argument(
+        "--split", default="shared", metavar="NAME", help="fold of a network trained on one, e.g. fold0"
+    )
+    parser.add_argument("--force", action="store_true", help="replace weights that are in the folder")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from anyshot.engine.checkpoints import load_into
+    from anyshot.engine.model_folder import CLASSES_FILE, WEIGHTS_FILE, save_model_folder
+    from anyshot.retab.networks import build_network
+    from anyshot.retab.weights import import_checkpoint
+
+    target = arguments.output / WEIGHTS_FILE
+    if target.exists() and not arguments.force:
+        raise ArtifactError(f"{target} exists: choose another --output, or --force to replace it")
+    state, report = import_checkpoint(arguments.kind, arguments.file, width=WIDTH)
+    card = _card(report, _class_table(report, arguments.classes), split=arguments.split)
+    load_into(build_network(card["network"], load=False), state)
+    save_model_folder(arguments.output, state_dict=state, card=card)
+    print(report.text())
+    print(f"written to {arguments.output}: {target.name}, {target.with_suffix('.json').name}, {CLASSES_FILE}")
+    return 0
+
+
+def _class_table(report: ImportReport, path: Path | None) -> ClassTable:
+    """The data set's classes. Raises ConfigError when the network has another number of outputs."""
+    from anyshot.data.classes import ClassTable
+    from anyshot.data.readers.voc import voc_table
+
+    table = voc_table() if path is None else ClassTable.read(path)
+    # A classifier has no output for the background; affinity and boundary networks have none for any class.
+    outputs = len(table.foreground_ids) if report.kind == "classifier" else len(table)
+    if report.classes is not None and report.classes != outputs:
+        raise ConfigError(
+            f"{report.path} has {report.classes} outputs, but {path or 'PASCAL VOC'} has {outputs} classes for"
+            " them: give a classes.csv of the right length with --classes"
+        )
+    return table
+
+
+def _card(report: ImportReport, table: ClassTable, *, split: str) -> dict[str, Any]:
+    """The content of `model.json`: the network with the published options, and where it came from."""
+    from anyshot.engine.model_folder import model_card
+    from anyshot.nets.contract import IMAGENET_MEAN, IMAGENET_STD
+    from anyshot.options import BackboneOptions
+    from anyshot.retab.options import Predict, Segmentation
+    from anyshot.retab.weights import BRANCHES
+
+    published, way = Segmentation(), Predict()
+    heads: dict[str, dict[str, Any]] = {
+        "classifier": {"classes": report.classes, "dropout": PUBLISHED_DROPOUT},
+        "affinity": {"branch_channels": list(BRANCHES.values())},
+        "boundary": {"branch_channels": list(BRANCHES.values())},
+        "segmentation": {
+            "classes": report.classes,
+            "head_channels": published.head_channels,
+            "head_dilation": published.head_dilation,
+            "skip_channels": published.skip_channels,
+        },
+    }
+    inference: dict[str, Any] = {}
+    if report.kind == "segmentation":
+        crf = False if way.crf is None else way.crf.model_dump()
+        inference = {"scales": way.scales, "flip": way.mirror, "crf": crf}
+    backbone = BackboneOptions(name="resnet38", weights="none", width=WIDTH).model_dump(mode="json")
+    return model_card(
+        system="retab",
+        split=split,
+        network=f"retab_{report.kind}",
+        network_options={"backbone": backbone, **heads[report.kind]},
+        table=table,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        imported={"file": report.path.name, "tensors": report.tensors, "numbers": report.parameters},
+        **inference,
+    )

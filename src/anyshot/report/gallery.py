@@ -1,0 +1,151 @@
+"""Pictures of single images: photograph, truth and what every stage made of it, side by side.
+
+Arrays only, no paths: photographs are uint8 (H, W, 3) RGB, masks (H, W) class ids, heat maps float (H, W)
+in [0, 1].
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import cv2
+import matplotlib as mpl
+import numpy as np
+from PIL import Image
+
+from anyshot.report.blocks import Colour, Legend, css_colour, data_uri
+
+VOID_IDS = (255, 65535)
+_WHITE, _STRIPE, _UNKNOWN = (255, 255, 255), (190, 190, 190), (255, 0, 255)
+
+
+class Scores(Protocol):
+    """What is used of `engine.stores.ScoreMap`: scores (k, h, w) of `classes` (k,), `stride` px per cell."""
+
+    @property
+    def classes(self) -> np.ndarray: ...
+    @property
+    def scores(self) -> np.ndarray: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def stride(self) -> int: ...
+
+
+def full_size_scores(scored: Scores) -> np.ndarray:
+    """Scores at the image's size, float32 (k, height, width): bilinear, half-pixel centres, cropped."""
+    maps = np.asarray(scored.scores, dtype=np.float32)
+    if scored.stride > 1:
+        rows, columns = (size * scored.stride for size in maps.shape[1:])
+        enlarged = [cv2.resize(one, (columns, rows), interpolation=cv2.INTER_LINEAR) for one in maps]
+        maps = np.stack(enlarged) if enlarged else np.zeros((0, rows, columns), np.float32)
+    return maps[:, : scored.height, : scored.width]
+
+
+def winning_ids(scored: Scores) -> np.ndarray:
+    """The id of the highest score per pixel, (height, width); ties go to the first class of the map."""
+    return np.asarray(scored.classes)[full_size_scores(scored).argmax(axis=0)]
+
+
+def strongest_score(scored: Scores) -> np.ndarray:
+    """The highest score of any class per pixel, float32 (height, width); zero where the map has no class."""
+    maps = full_size_scores(scored)
+    return maps.max(axis=0) if len(maps) else np.zeros((scored.height, scored.width), np.float32)
+
+
+@dataclass(frozen=True)
+class Painter:
+    """Draws pictures of at most `side` px: photographs as JPEG of `quality`, masks as PNG in `colours`."""
+
+    colours: Mapping[int, Colour]
+    names: Mapping[int, str]
+    roles: Mapping[int, str]
+    side: int = 240
+    quality: int = 82
+
+    def _size(self, height: int, width: int) -> tuple[int, int]:
+        scale = min(1.0, self.side / max(height, width))
+        return max(1, round(width * scale)), max(1, round(height * scale))
+
+    def photograph(self, image: np.ndarray) -> str:
+        """The photograph itself, (H, W, 3) uint8, as a `data:` address."""
+        return self._jpeg(self._shrink(image))
+
+    def heat(self, image: np.ndarray, scores: np.ndarray) -> str:
+        """Scores (H, W) in [0, 1] over the photograph: the higher, the less of it shows through."""
+        small = cv2.cvtColor(self._shrink(image), cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None]
+        values = np.clip(self._shrink(scores.astype(np.float32)), 0, 1)
+        colours = mpl.colormaps["inferno"](values)[..., :3].astype(np.float32) * 255
+        weight = (0.25 + 0.6 * values)[..., None]
+        return self._jpeg((small * (1 - weight) + colours * weight).round().astype(np.uint8))
+
+    def mask(self, mask: np.ndarray) -> str:
+        """Class ids (H, W) in the classes' colours; void is hatched in white, ids of no class are magenta."""
+        width, height = self._size(*mask.shape)
+        small = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_NEAREST).astype(
+            np.int64
+        )
+        # Every picture brings a palette of just its own ids: that is what keeps the files small.
+        present = [int(value) for value in np.unique(small) if value not in VOID_IDS]
+        palette = [self.colours.get(identity, _UNKNOWN) for identity in present][:254]
+        indices = np.searchsorted(present, small) if present else np.zeros_like(small)
+        diagonal = np.add.outer(np.arange(height), np.arange(width))
+        void = np.isin(small, VOID_IDS)
+        indices = np.where(void, len(palette) + (diagonal % 6 < 2), np.minimum(indices, len(palette)))
+        picture = Image.fromarray(indices.astype(np.uint8), mode=None)
+        picture.putpalette([channel for colour in [*palette, _WHITE, _STRIPE] for channel in colour])
+        buffer = io.BytesIO()
+        picture.save(buffer, format="PNG", optimize=True)
+        return data_uri(buffer.getvalue(), "image/png")
+
+    def legend(self, masks: Iterable[np.ndarray]) -> list[Legend]:
+        """The classes that occur in any of the masks, in the order of their ids; void last."""
+        found = sorted({int(value) for mask in masks for value in np.unique(mask)})
+        entries = [
+            Legend(
+                self.names.get(i, f"id {i}"), css_colour(self.colours.get(i, _UNKNOWN)), self.roles.get(i, "")
+            )
+            for i in found
+            if i not in VOID_IDS
+        ]
+        if any(identity in VOID_IDS for identity in found):
+            entries.append(Legend("void", "void", ""))
+        return entries
+
+    def _shrink(self, array: np.ndarray) -> np.ndarray:
+        return cv2.resize(array, self._size(*array.shape[:2]), interpolation=cv2.INTER_AREA)
+
+    def _jpeg(self, image: np.ndarray) -> str:
+        buffer = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(image)).save(
+            buffer, format="JPEG", quality=self.quality, optimize=True
+        )
+        return data_uri(buffer.getvalue(), "image/jpeg")
+
+
+def extremes(scores: Mapping[str, float], count: int) -> dict[str, list[str]]:
+    """Ids of the `count` best, middle and worst images; no id twice, ties in the order of the ids.
+
+    With few images the groups shrink alike instead of repeating images.
+    """
+    ranked = sorted(scores, key=lambda identity: (-scores[identity], identity))
+    count = min(count, len(ranked) // 3) if len(ranked) >= 3 else min(count, 1)
+    if count == 0:
+        return {}
+    groups: dict[str, list[str]] = {"best": ranked[:count], "middle": [], "worst": []}
+    rest = ranked[count:]
+    groups["worst"] = rest[len(rest) - count :] if len(rest) >= count else rest
+    rest = rest[: len(rest) - len(groups["worst"])]
+    start = max(0, (len(rest) - count) // 2)
+    groups["middle"] = rest[start : start + count]
+    return {name: group for name, group in groups.items() if group}
+
+
+def ids_in(masks: Sequence[np.ndarray]) -> set[int]:
+    """All ids that occur in the masks, void left out."""
+    return {int(value) for mask in masks for value in np.unique(mask)} - set(VOID_IDS)

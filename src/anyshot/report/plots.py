@@ -1,0 +1,247 @@
+"""Plots as SVG pictures in `data:` addresses. Matplotlib without pyplot: no display, no state left behind.
+
+Text stays text (`svg.fonttype: none`), so class names in any script are drawn with the reader's fonts.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, cast
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from anyshot.report.blocks import data_uri
+
+mpl.use("Agg")
+
+# Okabe and Ito's colours: told apart with any colour vision, and in grey.
+VARIANT_COLOURS: Mapping[str, str] = {
+    "cam": "#a3a3a3",
+    "psa_walk": "#e69f00",
+    "retab_walk": "#0072b2",
+    "pseudo_label": "#56b4e9",
+    "segmentation": "#d55e00",
+}
+SERIES_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
+MEASURE_STYLES: Mapping[str, tuple[str, str]] = {
+    "all": ("#444444", "--"),
+    "base": ("#0072b2", "-"),
+    "novel": ("#d55e00", "-"),
+}
+NOVEL_SHADE = "#fdf1dc"
+NOVEL_TEXT = "#b85c00"
+CLASSES_PER_ROW = 24
+
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "anyshot",
+    "text.parse_math": False,
+    "font.size": 9,
+    "font.family": "DejaVu Sans",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.7,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "axes.labelcolor": "#333333",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+}
+
+
+def _style() -> AbstractContextManager[None]:
+    return mpl.rc_context(cast(Any, _STYLE))
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as a `data:` address, without the outside addresses of matplotlib's preamble."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    text = buffer.getvalue()
+    return data_uri(text[text.index(b"<svg") :], "image/svg+xml")
+
+
+def _layout(figure: Figure) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.tight_layout()
+
+
+def class_bars(
+    names: Sequence[str],
+    novel: Sequence[bool],
+    series: Mapping[str, Sequence[float | None]],
+    labels: Mapping[str, str],
+) -> str:
+    """IoU bars: per class one bar for each variant, novel classes on a shaded ground.
+
+    `series` maps variants to IoU in [0, 1] per class (None = undefined, no bar); `labels` names the variants.
+    More than `CLASSES_PER_ROW` classes continue on further rows.
+    """
+    parts = [slice(start, start + CLASSES_PER_ROW) for start in range(0, len(names), CLASSES_PER_ROW)]
+    with _style():
+        figure = Figure(figsize=(12, 3.3 * len(parts) + 0.3))
+        for number, part in enumerate(parts):
+            axes = figure.add_subplot(len(parts), 1, number + 1)
+            _bars(
+                axes, names[part], novel[part], {key: values[part] for key, values in series.items()}, labels
+            )
+            axes.set_xlim(-0.6, min(len(names), CLASSES_PER_ROW) - 0.4)
+            if number == 0:
+                axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(series) + 1, fontsize=9)
+        _layout(figure)
+        return _svg(figure)
+
+
+def _bars(
+    axes: Axes,
+    names: Sequence[str],
+    novel: Sequence[bool],
+    series: Mapping[str, Sequence[float | None]],
+    labels: Mapping[str, str],
+) -> None:
+    positions = np.arange(len(names))
+    shaded = False
+    for position in positions[np.asarray(novel, bool)]:
+        axes.axvspan(
+            position - 0.5,
+            position + 0.5,
+            color=NOVEL_SHADE,
+            zorder=0,
+            label=None if shaded else "novel class",
+        )
+        shaded = True
+    width = 0.84 / max(len(series), 1)
+    for number, (variant, values) in enumerate(series.items()):
+        heights = np.array([np.nan if value is None else 100 * value for value in values])
+        offset = (number - (len(series) - 1) / 2) * width
+        colour = VARIANT_COLOURS.get(variant, SERIES_COLOURS[number % len(SERIES_COLOURS)])
+        axes.bar(positions + offset, heights, width * 0.92, color=colour, label=labels.get(variant, variant))
+    axes.set_xticks(positions, list(names), rotation=35, ha="right", rotation_mode="anchor")
+    axes.tick_params(axis="x", length=0)
+    axes.grid(axis="x", visible=False)
+    axes.set_ylim(0, 100)
+    axes.set_ylabel("IoU, %")
+
+
+def threshold_curves(sweeps: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str]) -> str:
+    """mIoU against the constant background score t, one panel per variant, a line at the best t.
+
+    A sweep has `thresholds`, `all`, `base`, `novel` (lists of equal length, fractions) and the `best` t.
+    """
+    with _style():
+        figure = Figure(figsize=(4 * len(sweeps), 3.1))
+        first: Axes | None = None
+        for number, (variant, sweep) in enumerate(sweeps.items()):
+            axes = figure.add_subplot(1, len(sweeps), number + 1, sharey=first)
+            first = first or axes
+            for name, (colour, style) in MEASURE_STYLES.items():
+                values = [np.nan if value is None else 100 * value for value in sweep.get(name) or ()]
+                if values:
+                    axes.plot(sweep["thresholds"], values, style, color=colour, label=name, linewidth=1.6)
+            if sweep.get("best") is not None:
+                axes.axvline(sweep["best"], color="#444444", linewidth=0.8, linestyle=":")
+            axes.set_title(labels.get(variant, variant))
+            axes.set_xlabel("background score t")
+            if number == 0:
+                axes.set_ylabel("mIoU, %")
+                axes.legend(loc="best", fontsize=8)
+        _layout(figure)
+        return _svg(figure)
+
+
+def thinned(values: Sequence[float], points: int) -> np.ndarray:
+    """Means of at most `points` runs of neighbouring values."""
+    array = np.asarray(values, dtype=float)
+    if len(array) <= points:
+        return array
+    edges = np.linspace(0, len(array), points + 1).astype(int)
+    return np.array([array[a:b].mean() for a, b in itertools.pairwise(edges)])
+
+
+def training_curve(
+    rows: Sequence[Mapping[str, Any]], parts: Sequence[str], *, title: str, points: int
+) -> str:
+    """Loss parts (left axis) and learning rate (right axis) against the step, at most `points` per line."""
+    steps = thinned([row["step"] for row in rows], points)
+    with _style():
+        figure = Figure(figsize=(4.7, 2.8))
+        axes = figure.add_subplot()
+        for number, part in enumerate(parts):
+            values = [np.nan if row.get(part) is None else float(row[part]) for row in rows]
+            width = 1.8 if part == "loss" else 1.1
+            colour = "#222222" if part == "loss" else SERIES_COLOURS[number % len(SERIES_COLOURS)]
+            axes.plot(steps, thinned(values, points), color=colour, linewidth=width, label=part)
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss")
+        axes.set_title(title)
+        axes.set_ylim(bottom=0)
+        rates = [row.get("learning_rate") for row in rows]
+        handles, names = axes.get_legend_handles_labels()
+        if all(isinstance(rate, int | float) for rate in rates):
+            right = axes.twinx()
+            right.plot(
+                steps,
+                thinned([float(rate) for rate in rates if rate is not None], points),
+                ":",
+                color="#888888",
+            )
+            right.set_ylabel("learning rate", color="#777777")
+            right.set_ylim(bottom=0)
+            right.grid(visible=False)
+            right.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+            handles.append(right.get_lines()[0])
+            names.append("learning rate")
+        axes.legend(handles, names, loc="upper right", fontsize=8)
+        _layout(figure)
+        return _svg(figure)
+
+
+def confusion(matrix: np.ndarray, names: Sequence[str], novel: Sequence[bool]) -> str:
+    """Shares of each row of a confusion matrix (truth, prediction); names of novel classes in orange."""
+    rows = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    count = len(names)
+    side = min(max(0.36 * count + 2.2, 4.5), 12)
+    with _style():
+        figure = Figure(figsize=(side + 0.8, side))
+        axes = figure.add_subplot()
+        picture = axes.imshow(rows, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        axes.grid(visible=False)
+        size = 9 if count <= 30 else 6
+        axes.set_xticks(
+            range(count), list(names), rotation=60, ha="right", rotation_mode="anchor", fontsize=size
+        )
+        axes.set_yticks(range(count), list(names), fontsize=size)
+        for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
+            for tick, is_novel in zip(ticks, novel, strict=True):
+                tick.set_color(NOVEL_TEXT if is_novel else "#333333")
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("truth")
+        if count <= 25:
+            for row, column in zip(*np.nonzero(rows >= 0.005), strict=True):
+                share = rows[row, column]
+                colour = "white" if share > 0.55 else "#333333"
+                axes.text(
+                    column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=6.5, color=colour
+                )
+        else:
+            figure.colorbar(picture, ax=axes, fraction=0.04, pad=0.02, label="share of the true class")
+        _layout(figure)
+        return _svg(figure)

@@ -1,0 +1,254 @@
+"""Numbers into rows: the summary file of a system, and the tables of the report.
+
+Scores are fractions in [0, 1] in every file and percent with two decimals in every table for people.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from anyshot.report.blocks import Cell, RowGroup, Table
+from anyshot.report.material import SplitResult, finite, split_results
+
+SUMMARY_COLUMNS = (
+    "system", "dataset", "split", "variant", "subset", "shot", "seed", "protocol",
+    "all", "base", "novel", "harmonic", "images", "seconds",
+)  # fmt: skip
+MEASURES = ("all", "base", "novel", "harmonic")
+ABSENT = "–"
+
+VARIANTS: Mapping[str, str] = {
+    "cam": "CAM",
+    "psa_walk": "PSA walk",
+    "retab_walk": "RETAB walk",
+    "pseudo_label": "Pseudo label",
+    "segmentation": "Segmentation",
+}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One thing scored on one split: fractions in [0, 1], None where undefined.
+
+    `threshold` is the constant background score the numbers were taken at, None for plain label maps.
+    """
+
+    variant: str
+    split: str
+    values: Mapping[str, float | None]
+    subset: str = ""
+    classes: Sequence[Mapping[str, Any]] = ()
+    reference: Mapping[str, float | None] | None = None
+    threshold: float | None = None
+
+
+def percent(value: float | None) -> str:
+    """A fraction as percent with two decimals."""
+    return ABSENT if value is None else f"{100 * value:.2f}"
+
+
+def number(value: float) -> Cell:
+    """A count, thousands set apart."""
+    return Cell(f"{value:,.0f}".replace(",", "\u202f"), number=True)
+
+
+def gain(value: float | None, before: float | None) -> str:
+    """The difference of two fractions in points, with its sign."""
+    return ABSENT if value is None or before is None else f"{100 * (value - before):+.2f}"
+
+
+def measures(content: Mapping[str, Any]) -> dict[str, float | None]:
+    """all, base, novel, harmonic of a MIOU object; the harmonic mean is computed where the file has none."""
+    values = {name: finite(content.get(name)) for name in MEASURES}
+    base, novel = values["base"], values["novel"]
+    if values["harmonic"] is None and base is not None and novel is not None:
+        values["harmonic"] = 2 * base * novel / (base + novel) if base + novel > 0 else 0.0
+    return values
+
+
+def reference_of(reference: Any, variant: str) -> dict[str, float | None] | None:
+    """The paper's numbers for a variant, as fractions.
+
+    `reference` maps variants to numbers, or is the numbers of the final segmenter itself. Published tables
+    are in percent; a table with any number above 1 is taken to be.
+    """
+    if not isinstance(reference, Mapping) or not reference:
+        return None
+    content: Any = reference.get(variant)
+    if content is None and variant == "segmentation" and any(name in reference for name in MEASURES):
+        content = reference
+    if not isinstance(content, Mapping):
+        return None
+    values = {name: finite(content.get(name)) for name in MEASURES}
+    present = [value for value in values.values() if value is not None]
+    if not present:
+        return None
+    scale = 0.01 if max(present) > 1 else 1.0
+    return {name: None if value is None else value * scale for name, value in values.items()}
+
+
+def scored_variants(result: SplitResult) -> list[Scored]:
+    """Everything scored on a split, in the order in which the pipeline makes it.
+
+    A score map counts at its best threshold, as the paper's table does; a label map as it is.
+    """
+    reference = result.miou.get("reference") or result.scores.get("reference")
+    scores, miou = result.scores, result.miou
+    found: list[tuple[str, Mapping[str, Any], Any, Any]] = []  # variant, measured, subset, threshold
+    for variant, content in (scores.get("variants") or {}).items():
+        threshold = content.get("threshold") if content.get("best") else None
+        found.append(
+            (variant, content.get("best") or content.get("png") or {}, scores.get("subset"), threshold)
+        )
+    if miou.get("miou"):
+        whole = {**miou["miou"], "classes": miou.get("classes")}
+        found.append(("segmentation", whole, miou.get("subset"), None))
+    order = list(VARIANTS)
+    found.sort(key=lambda item: order.index(item[0]) if item[0] in order else len(order))
+    return [
+        Scored(
+            variant=variant,
+            split=result.split,
+            values=measures(content),
+            subset=str(subset or ""),
+            classes=content.get("classes") or (),
+            reference=reference_of(reference, variant),
+            threshold=finite(threshold),
+        )
+        for variant, content, subset, threshold in found
+        if content
+    ]
+
+
+def summary_rows(results: Iterable[SplitResult]) -> list[dict[str, Any]]:
+    """One row per thing scored, the columns of `SUMMARY_COLUMNS`, numbers in full as fractions."""
+    rows = []
+    for result in results:
+        for scored in scored_variants(result):
+            own = result.miou if scored.variant == "segmentation" else result.scores
+            protocol = str(own.get("protocol", ""))
+            if scored.threshold is not None:
+                protocol += f"; background score {scored.threshold:g}, chosen on this subset's ground truth"
+            rows.append({
+                "system": result.system, "dataset": result.dataset, "split": result.split,
+                "variant": scored.variant, "subset": own.get("subset"), "shot": own.get("shot"),
+                "seed": own.get("seed"), "protocol": protocol, **scored.values,
+                "images": own.get("images"), "seconds": own.get("seconds"),
+            })  # fmt: skip
+    return rows
+
+
+def summary_frame(mious: Sequence[Path], scores: Sequence[Path]) -> pd.DataFrame:
+    """The summary of a system from its `miou.json` and `scores.json` files, one row per thing scored."""
+    return pd.DataFrame(summary_rows(split_results(mious, scores)), columns=list(SUMMARY_COLUMNS))
+
+
+def mean_over_splits(splits: Sequence[Sequence[Scored]]) -> list[Scored]:
+    """Means over the splits of every variant that all splits have: means of some would compare unlike things.
+
+    A mean of references is only given where every split has one.
+    """
+    first = splits[0] if splits else ()
+    means = []
+    for variant in [scored.variant for scored in first]:
+        found = [scored for split in splits for scored in split if scored.variant == variant]
+        if len(found) == len(splits):
+            references = [scored.reference for scored in found if scored.reference]
+            means.append(
+                Scored(
+                    variant=variant,
+                    split="mean",
+                    values=_mean([scored.values for scored in found]),
+                    subset=found[0].subset,
+                    reference=_mean(references) if len(references) == len(found) else None,
+                )
+            )
+    return means
+
+
+def _mean(several: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    means: dict[str, float | None] = {}
+    for name in MEASURES:
+        values = [values[name] for values in several]
+        known = [value for value in values if value is not None]
+        means[name] = math.fsum(known) / len(known) if len(known) == len(values) and known else None
+    return means
+
+
+def gain_over_cam(scored: Scored, group: Sequence[Scored]) -> str:
+    """Points of novel mIoU above the CAM, "" for the CAM itself and for what was scored on other images."""
+    cam = next((other for other in group if other.variant == "cam"), None)
+    if cam is None or scored is cam or scored.subset != cam.subset:
+        return ""
+    return gain(scored.values["novel"], cam.values["novel"])
+
+
+def headline_table(splits: Sequence[Sequence[Scored]], *, caption: str) -> Table:
+    """Variants by measures: the mean over the splits first, then each split; best novel score in bold."""
+    groups = [(scored[0].split, list(scored)) for scored in splits if scored]
+    if len(groups) > 1:
+        groups.insert(0, (f"mean of {len(groups)} splits", mean_over_splits(splits)))
+    with_reference = any(scored.reference for _, group in groups for scored in group)
+    columns = ["Variant", "scored on", "all", "base", "novel", "harmonic", "novel gain"]
+    spans = [("", 2), ("measured, mIoU in %", 5)]
+    if with_reference:
+        columns += ["all", "base", "novel"]
+        spans.append(("published", 3))
+    rows = [RowGroup(name, _headline_rows(group, with_reference)) for name, group in groups]
+    footnote = "Bold: best novel mIoU of the group. Novel gain: points above the CAM on the same images."
+    return Table(caption, columns, rows, tuple(spans), footnote)
+
+
+def _headline_rows(group: Sequence[Scored], with_reference: bool) -> list[list[Cell]]:
+    known = [scored.values["novel"] for scored in group if scored.values["novel"] is not None]
+    best = max(known, default=None)
+    rows = []
+    for scored in group:
+        row = [Cell(VARIANTS.get(scored.variant, scored.variant)), Cell(scored.subset, muted=True)]
+        for name in MEASURES:
+            value = scored.values[name]
+            strong = name == "novel" and value is not None and value == best
+            row.append(Cell(percent(value), strong=strong, number=True))
+        row.append(Cell(gain_over_cam(scored, group), muted=True, number=True))
+        if with_reference:
+            reference = scored.reference or {}
+            row += [Cell(percent(reference.get(name)), muted=True, number=True) for name in MEASURES[:3]]
+        rows.append(row)
+    return rows
+
+
+def class_table_block(scored: Sequence[Scored], colours: Mapping[int, str], *, caption: str) -> Table:
+    """IoU per class (rows, novel ones first) and variant (columns), with the share of scored pixels."""
+    names = {entry["id"]: entry for item in scored for entry in item.classes}
+    iou = {(item.variant, entry["id"]): finite(entry.get("iou")) for item in scored for entry in item.classes}
+    total = sum(finite(entry.get("pixels")) or 0 for entry in names.values())
+    groups = []
+    for role in dict.fromkeys(
+        sorted((str(e.get("role", "")) for e in names.values()), key=lambda r: r != "novel")
+    ):
+        rows = []
+        for identity, entry in names.items():
+            if str(entry.get("role", "")) != role:
+                continue
+            values = [iou.get((item.variant, identity)) for item in scored]
+            best = max((value for value in values if value is not None), default=None)
+            row = [Cell(str(entry.get("name", identity)), swatch=colours.get(identity))]
+            row += [Cell(percent(v), number=True, bar=v, strong=v is not None and v == best) for v in values]
+            pixels = finite(entry.get("pixels"))
+            row.append(
+                Cell(
+                    percent(pixels / total) if pixels is not None and total else ABSENT,
+                    number=True,
+                    muted=True,
+                )
+            )
+            rows.append(row)
+        groups.append(RowGroup(f"{role} classes" if role else "", rows))
+    columns = ["Class", *(VARIANTS.get(item.variant, item.variant) for item in scored), "pixels %"]
+    return Table(caption, columns, groups, footnote="IoU in %. Bold: best of the row.")
