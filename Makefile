@@ -1,7 +1,8 @@
-# make demo    set up .venv, run one split of the embedded data on this machine, write results/report.html
-# make test    set up .venv, check style, types and workflow, run the tests
-# make setup   only set up .venv
-# make clean   remove .venv and caches; results stay
+# make demo       set up .venv, run one split of the embedded data on this machine, write results/report.html
+# make test       set up .venv, check style, types and workflow, run the tests
+# make setup      only set up .venv
+# make generated  write again what is made from the options classes
+# make clean      remove .venv and caches; results stay
 #
 # PYTHON=python3.12 chooses the interpreter, CORES=4 the number of processes and threads.
 
@@ -13,8 +14,9 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do $$p -c '$(SUPPORTED
 CORES ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 STAMP := $(VENV)/.set-up
 SNAKEFILES := Snakefile rules workflow
+PAPER := config/paper/retab_voc.yaml
 
-.PHONY: demo test setup clean lint schema
+.PHONY: demo test setup clean lint generated
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -35,15 +37,19 @@ lint: $(STAMP)
 	$(BIN)/snakefmt --check $(SNAKEFILES)
 	$(BIN)/snakemake --lint
 
-schema: $(STAMP)
+# After a change of an options class: the schema, and the part under `retab` of the published overlay.
+generated: $(STAMP)
 	$(BIN)/python -m anyshot.config --schema > workflow/schema.json
+	$(BIN)/python -m anyshot.config --published retab > $(PAPER).retab
+	{ sed '/^retab:/,$$d' $(PAPER); sed 's/^  shards: 1$$/  shards: 16                 # not published: jobs per per-image stage/' $(PAPER).retab; } > $(PAPER).new
+	mv $(PAPER).new $(PAPER) && rm $(PAPER).retab
 
 setup: $(STAMP)
 
 # Reinstalled only when what is installed changes. `which` is asked for by Snakemake's Slurm plug-in at every start.
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "anyshot needs Python 3.11 or 3.12, found $$(python3 --version 2>&1): install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
-	@$(PYTHON) -c '$(SUPPORTED)' || { echo "anyshot needs Python 3.11 or 3.12, PYTHON=$(PYTHON) is $$($(PYTHON) --version 2>&1)" >&2; exit 1; }
+	@$(PYTHON) -c '$(SUPPORTED)' || { echo "anyshot needs Python 3.11 or 3.12, PYTHON=$(PYTHON) is $$($(PYTHON) --version 2>&1 | head -n 1)" >&2; exit 1; }
 	@command -v which > /dev/null || { echo "the command 'which' is missing (Debian: apt-get install debianutils): Snakemake does not start without it" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'

@@ -72,7 +72,7 @@ def call(script: Path, *words: str | Path, **variables: str) -> subprocess.Compl
     }
     environment = {**kept, "PYTHONPATH": str(Path(anyshot.__file__).parents[1]), **variables}
     command = [sys.executable, str(script), *map(str, words)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
 
 def facts_of(script: Path, *words: str | Path, **variables: str) -> list[Any]:

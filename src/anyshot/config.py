@@ -217,8 +217,13 @@ def merged(paths: Sequence[Path]) -> dict[str, Any]:
 
     def merge(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in over.items():
-            both = isinstance(value, Mapping) and isinstance(under.get(key), dict)
-            under[key] = merge(under[key], value) if both else value
+            if isinstance(
+                value, Mapping
+            ):  # copied also where nothing lies under it: YAML anchors share mappings
+                below = under.get(key)
+                under[key] = merge(below if isinstance(below, dict) else {}, value)
+            else:
+                under[key] = value
         return under
 
     content: dict[str, Any] = {}

@@ -105,7 +105,7 @@ def test_predict_refuses_networks_that_are_no_segmenters(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("boundary", official("boundary", tmp_path / "boundary.pth"), tmp_path / "boundary") == 0
-    with pytest.raises(ArtifactError, match="retab_boundary.*known are"):
+    with pytest.raises(ArtifactError, match=r"retab_boundary.*known are"):
         load(tmp_path / "boundary", "cpu")
 
 

@@ -80,7 +80,7 @@ def odd_images(folder: Path) -> None:
 
 def test_odd_images(model_folder: Path, tmp_path: Path, masks: Path) -> None:
     odd_images(tmp_path / "odd")
-    assert predict(model_folder, tmp_path / "odd", masks, "--overlay") == 0
+    assert predict(model_folder, tmp_path / "odd", masks, "--overlay", "--crf") == 0
     sizes = {path.stem: read_mask(path).shape for path in masks.glob("*.png")}
     assert sizes == {
         "one_pixel": (1, 1),

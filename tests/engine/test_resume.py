@@ -59,7 +59,7 @@ class Stage:
 
     def finish(self) -> tuple[int | None, str]:
         """The exit status and what it wrote to stderr."""
-        self.process.join(timeout=120)
+        self.process.join(timeout=600)
         return self.process.exitcode, self.errors.read_text() if self.errors.exists() else ""
 
 
@@ -185,7 +185,7 @@ def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
         folder = tmp_path / str(devices)
         folder.mkdir()
         words = arguments(folder, devices=devices, plain=True, optimiser={"accumulate": accumulate})
-        subprocess.run([sys.executable, *words], env=environment, check=True, timeout=120)
+        subprocess.run([sys.executable, *words], env=environment, check=True, timeout=600)
         results.append(load_file(folder / "m.safetensors"))
         assert [line["step"] for line in curve(folder)] == [2, 4, 6, 8, 10, 12, 14, 15]
     for name, tensor in results[0].items():

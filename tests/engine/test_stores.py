@@ -203,7 +203,7 @@ def test_store_survives_fork_and_pickling(tmp_path: Path) -> None:
     for id in ids:  # read in the parent at the same time
         np.testing.assert_array_equal(store[id].scores, maps[id])
     for _ in children:
-        assert queue.get(timeout=60) == {id: float(maps[id].sum()) for id in ids}
+        assert queue.get(timeout=600) == {id: float(maps[id].sum()) for id in ids}
     for child in children:
         child.join()
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(store))["i3"].scores, maps["i3"])

@@ -56,32 +56,38 @@ class Project:
         stub.chmod(0o755)
         self.shipped = merged([repository / "config.yaml"])
 
-    def configure(self, change: Mapping[str, Any] | None = None) -> None:
-        """Write `config.yaml`: the shipped one with `{"dotted.key": value}` changed."""
+    def changed(self, change: Mapping[str, Any]) -> dict[str, Any]:
+        """The shipped configuration with `{"dotted.key": value}` changed."""
         content = copy.deepcopy(self.shipped)
-        for path, value in (change or {}).items():
+        for path, value in change.items():
             *groups, key = path.split(".")
             group = content
             for name in groups:
                 group = group.setdefault(name, {})
             group[key] = value
+        return content
+
+    def configure(self, change: Mapping[str, Any] | None = None) -> None:
+        """Write `config.yaml`: the shipped one with `{"dotted.key": value}` changed."""
+        content = self.changed(change or {})
         (self.folder / "config.yaml").write_text(yaml.safe_dump(content, allow_unicode=True))
 
     def plan(self, targets: Sequence[str] = (), change: Mapping[str, Any] | None = None) -> Plan:
         """A dry run under a changed configuration."""
         self.configure(change)
-        return self._execute(targets, "dryrun")
+        return self.execute(targets, "dryrun")
 
     def build(self, targets: Sequence[str] = (), change: Mapping[str, Any] | None = None) -> Plan:
         """A run in which every stage is the stub."""
         self.configure(change)
-        return self._execute(targets, "local")
+        return self.execute(targets, "local")
 
-    def _execute(self, targets: Sequence[str], executor: str) -> Plan:
+    def execute(self, targets: Sequence[str], executor: str, overlays: Sequence[Path] = ()) -> Plan:
+        """Run or dry-run under the `config.yaml` that lies there, with overlays as by `--configfile`."""
         with self._stub(), SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
             workflow = api.workflow(
                 resource_settings=ResourceSettings(cores=8),
-                config_settings=ConfigSettings(),
+                config_settings=ConfigSettings(configfiles=list(overlays)),
                 snakefile=self.repository / "Snakefile",
                 workdir=self.folder,
             )

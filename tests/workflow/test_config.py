@@ -203,12 +203,12 @@ def test_the_published_overlay_names_every_key(repository: Path) -> None:
             return {prefix}
         return set().union(*(keys(value, f"{prefix}.{key}") for key, value in content.items()))
 
-    assert keys(overlay["retab"]) == keys(printed["retab"])
+    assert keys(overlay["retab"]) == keys(printed["retab"]), "run: make generated"
 
 
 def test_the_schema_is_in_step(repository: Path) -> None:
     path = repository / "workflow" / "schema.json"
-    assert path.read_text(encoding="utf-8") == config.schema(), "run: make schema"
+    assert path.read_text(encoding="utf-8") == config.schema(), "run: make generated"
 
 
 def test_the_schema_accepts_the_configurations(repository: Path) -> None:

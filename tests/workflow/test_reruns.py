@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+# The shipped configuration is tuned now and then; these keys must differ from what they are changed to.
+BEFORE = {"retab.shards": 2, "retab.affinity_map.border": "official", "retab.split.rule": "mask"}
+
 # A change of this key makes these rules run again for their own sake; what depends on them follows.
 CHANGES: list[tuple[str, Any, set[str]]] = [
     ("data.scenes.size", 96, {"data_prepare"}),
@@ -81,6 +84,7 @@ def closure(rules: set[str]) -> set[str]:
 def made(project: Callable[[str], Any]) -> Any:
     """A project whose results are all there."""
     finished = project("reruns")
+    finished.shipped = finished.changed(BEFORE)
     finished.build()
     assert not finished.plan().rules, "a finished run has nothing to do"
     return finished
@@ -111,7 +115,7 @@ def test_comments_and_the_order_of_keys_rerun_nothing(made: Any) -> None:
     path = made.folder / "config.yaml"
     groups = dict(reversed(list(made.shipped.items())))
     path.write_text("# a comment\n" + _dump(groups) + "\n# another\n")
-    assert not made._execute((), "dryrun").rules
+    assert not made.execute((), "dryrun").rules
 
 
 def test_a_newer_script_reruns_nothing(made: Any, repository: Path) -> None:

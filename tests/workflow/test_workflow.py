@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from anyshot.retab.options import STAGES
+from anyshot.retab.options import STAGES, Retab
 
 GPU_RULES = {
     "retab_classifier",
@@ -252,7 +252,26 @@ def test_elsewhere_it_says_where_to_run(snakemake: Run, repository: Path, tmp_pa
     assert "run Snakemake in the root of the repository" in done.stdout
 
 
-@pytest.mark.parametrize("overlay", ["demo.yaml", "paper/retab_voc.yaml"])
+def test_the_published_overlay_reaches_every_stage(project: Callable[[str], Any], repository: Path) -> None:
+    """By Snakemake's own merging of files, over the shipped file as it is, YAML anchors included."""
+    made = project("published")
+    overlay = repository / "config" / "paper" / "retab_voc.yaml"
+    shipped = (repository / "config.yaml").read_text(encoding="utf-8")
+    (made.folder / "config.yaml").write_text(shipped, encoding="utf-8")
+    jobs = made.execute(["results/paper/retab/fold1/miou.json"], "dryrun", [overlay]).jobs
+    published = Retab()
+    for job in [job for job in jobs if job.rule.name.startswith("retab_")]:
+        stage = job.rule.name.removeprefix("retab_")
+        found = json.loads(job.params.options)
+        expected = json.loads(published.stage(stage, walk=job.wildcards.get("walk")).canonical())
+        if stage == "split":
+            expected |= {"name": "fold1", "novel": ["bus", "car", "cat", "chair", "cow"]}
+        if stage == "affinity":
+            expected["labels"] = job.wildcards.labels
+        assert found == expected, stage
+
+
+@pytest.mark.parametrize("overlay", ["demo.yaml"])
 def test_overlays_plan(snakemake: Run, repository: Path, overlay: str) -> None:
     done = snakemake(
         "-n", "--quiet", "all", f"--configfile={repository / 'config' / overlay}", "--", "all_folds"

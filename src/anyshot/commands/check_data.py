@@ -70,6 +70,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from anyshot.commands.terminal import start_log
+
+    start_log()
     config = _load([arguments.config, *arguments.configfile])
     names = arguments.data or list(config.data)
     unknown = [name for name in names if name not in config.data]
@@ -103,14 +106,20 @@ def _load(paths: list[Path]) -> Any:
 
 def _check(name: str, source: Any, *, threads: int) -> bool:
     """Check one data set and print what was found; whether the workflow would take it as it is."""
+    from anyshot.commands.terminal import progress
     from anyshot.data.options import Prepare
     from anyshot.data.prepare import prepare
 
-    print(f"data set {name!r} (reader {source.reader})")
+    print(f"data set {name!r} (reader {source.reader})", flush=True)
     lenient = source.model_copy(update={"on_bad_sample": "skip"})  # to count all problems, not stop at ten
     with tempfile.TemporaryDirectory(prefix="anyshot-check-data-") as folder:
         try:
-            _, _, card = prepare(Prepare(name=name, source=lenient), folder=Path(folder), threads=threads)
+            _, _, card = prepare(
+                Prepare(name=name, source=lenient),
+                folder=Path(folder),
+                threads=threads,
+                progress=lambda checks, total: progress(f"check-data {name}", checks, total),
+            )
         except DataError as error:
             print(_indented(f"not ready: {error}"))
             print(_indented(f"how to get it:\n{HOW_TO_GET[source.reader]}"))

@@ -12,8 +12,14 @@ if TYPE_CHECKING:
     from anyshot.data.classes import ClassTable
     from anyshot.retab.weights import ImportReport
 
-KINDS = ("classifier", "affinity", "boundary", "segmentation")
-PUBLISHED_DROPOUT = 0.5
+# By kind of network: the options of its stage that its builder needs, beside the backbone and the classes.
+HEAD_OPTIONS = {
+    "classifier": ("dropout",),
+    "affinity": ("branch_channels", "branch_norm"),
+    "boundary": ("branch_channels", "branch_norm"),
+    "segmentation": ("head_channels", "head_dilation", "skip_channels"),
+}
+KINDS = tuple(HEAD_OPTIONS)
 WIDTH = 1.0  # factor on the channels of ResNet-38; tests make it small
 
 EPILOG = """\
@@ -83,8 +89,8 @@ def _class_table(report: ImportReport, path: Path | None) -> ClassTable:
     outputs = len(table.foreground_ids) if report.kind == "classifier" else len(table)
     if report.classes is not None and report.classes != outputs:
         raise ConfigError(
-            f"{report.path} has {report.classes} outputs, but {path or 'PASCAL VOC'} has {outputs} classes for"
-            " them: give a classes.csv of the right length with --classes"
+            f"{report.path} has {report.classes} outputs, but {path or 'PASCAL VOC'} has {outputs} classes"
+            " for them: give a classes.csv of the right length with --classes"
         )
     return table
 
@@ -94,23 +100,16 @@ def _card(report: ImportReport, table: ClassTable, *, split: str) -> dict[str, A
     from anyshot.engine.model_folder import model_card
     from anyshot.nets.contract import IMAGENET_MEAN, IMAGENET_STD
     from anyshot.options import BackboneOptions
-    from anyshot.retab.options import Predict, Segmentation
-    from anyshot.retab.weights import BRANCHES
+    from anyshot.retab.options import STAGES, Predict
 
-    published, way = Segmentation(), Predict()
-    heads: dict[str, dict[str, Any]] = {
-        "classifier": {"classes": report.classes, "dropout": PUBLISHED_DROPOUT},
-        "affinity": {"branch_channels": list(BRANCHES.values())},
-        "boundary": {"branch_channels": list(BRANCHES.values())},
-        "segmentation": {
-            "classes": report.classes,
-            "head_channels": published.head_channels,
-            "head_dilation": published.head_dilation,
-            "skip_channels": published.skip_channels,
-        },
-    }
+    # The defaults of the options are the published settings, with which the released files were trained.
+    published = STAGES[report.kind]().model_dump(mode="json")
+    head = {key: published[key] for key in HEAD_OPTIONS[report.kind]}
+    if report.classes is not None:
+        head["classes"] = report.classes
     inference: dict[str, Any] = {}
     if report.kind == "segmentation":
+        way = Predict()
         crf = False if way.crf is None else way.crf.model_dump()
         inference = {"scales": way.scales, "flip": way.mirror, "crf": crf}
     backbone = BackboneOptions(name="resnet38", weights="none", width=WIDTH).model_dump(mode="json")
@@ -118,7 +117,7 @@ def _card(report: ImportReport, table: ClassTable, *, split: str) -> dict[str, A
         system="retab",
         split=split,
         network=f"retab_{report.kind}",
-        network_options={"backbone": backbone, **heads[report.kind]},
+        network_options={"backbone": backbone, **head},
         table=table,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,

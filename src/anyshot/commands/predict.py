@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,9 +87,10 @@ def _add_inference_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from anyshot.commands.prediction_files import find_images, plan
+    from anyshot.commands.terminal import start_log
 
     planned = plan(find_images(arguments.images), arguments.output, overlay=arguments.overlay)
-    _start_log()
+    start_log()
     from anyshot.commands.prediction import Settings, predict  # imports torch
 
     settings = Settings(
@@ -117,17 +116,6 @@ def _failure_text(failures: Sequence[str]) -> str:
     if len(failures) > FAILURES_SHOWN:
         lines.append(f"  ... and {len(failures) - FAILURES_SHOWN} more")
     return "\n".join(lines)
-
-
-def _start_log() -> None:
-    log = logging.getLogger("anyshot")
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    for old in log.handlers[:]:
-        log.removeHandler(old)
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    log.addHandler(handler)
 
 
 def _scales(text: str) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +18,7 @@ from anyshot.commands import NETWORKS
 from anyshot.commands.overlay import overlay
 from anyshot.commands.predict import class_names
 from anyshot.commands.prediction_files import Prediction, open_output
+from anyshot.commands.terminal import log, progress
 from anyshot.data.classes import ClassTable
 from anyshot.data.images import read_image, read_mask, write_image, write_mask
 from anyshot.engine.artifacts import write_failure
@@ -29,10 +29,6 @@ from anyshot.engine.model_folder import (
 )
 from anyshot.engine.stores import Store, StoreWriter
 from anyshot.errors import ConfigError, DataError
-from anyshot.job import Job
-from anyshot.options import StageOptions
-
-log = logging.getLogger("anyshot")
 
 READERS = 2  # threads that decode images ahead of the network
 IMAGES_PER_STORE = (
@@ -87,8 +83,7 @@ def predict(planned: Sequence[Prediction], settings: Settings) -> Outcome:
     outcome.skipped = len(planned) - len(waiting)
     log.info("%d images to do, %d done before, on %s", len(waiting), outcome.skipped, device)
     with Worker(model=model, kept=kept, settings=settings, outcome=outcome) as worker:
-        job = Job(stage="predict", options=StageOptions(), input_paths={}, output_paths={}, log=log)
-        for _ in job.progress(worker.work(waiting), total=len(waiting)):
+        for _ in progress("predict", worker.work(waiting), total=len(waiting)):
             pass
     return outcome
 

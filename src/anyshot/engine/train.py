@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import logging
 import math
-import resource
 import signal
 import sys
 import threading
@@ -20,19 +19,19 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
-import torch.distributed
-import torch.distributed.nn
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from anyshot.engine.checkpoints import load_state, save_state
 from anyshot.engine.curve import append_line, cut_curve
+from anyshot.engine.devices import all_reduce_sum, peak_mib, start_fabric
 from anyshot.engine.sampling import Batch, Sampling, TrainingData, part_batches, step_seed
 from anyshot.engine.schedules import schedule_of
 from anyshot.errors import AnyshotError
 from anyshot.options import OptimiserOptions
+
+__all__ = ["Loss", "TrainingData", "TrainingJob", "all_reduce_sum", "train"]
 
 Loss = Callable[[nn.Module, Batch, int], dict[str, Tensor]]
 TERMINATED = 143  # exit status after SIGTERM
@@ -53,19 +52,6 @@ class TrainingJob(Protocol):
     def fingerprint(self) -> str: ...
 
     def remove_after_success(self, path: Path) -> None: ...
-
-
-def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """Sum over the devices, differentiable; the tensor itself on one device.
-
-    For losses that divide by a count: all_reduce_sum(total) / all_reduce_sum(count) has on every device the
-    value and, after the gradients were averaged, the gradients of one device with the whole batch.
-    """
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return tensor
-    if torch.distributed.get_world_size() == 1:
-        return tensor
-    return torch.distributed.nn.all_reduce(tensor)
 
 
 def train(
@@ -92,7 +78,7 @@ def train(
     Raises AnyshotError for a loss that is not finite, ConfigError for a batch larger than the training set.
     """
     state_path, curve_path = Path(state_path), Path(curve_path)
-    fabric = _start_fabric(job, options, devices)
+    fabric = start_fabric(job.device, job.gpus, options, devices)
     sampling = Sampling(
         seed=job.seed,
         length=len(dataset),
@@ -114,27 +100,6 @@ def train(
             raise SystemExit(0)  # the stage goes on in the first process alone
     job.remove_after_success(state_path)
     return summary
-
-
-def _precision(options: OptimiserOptions, device: torch.device) -> Any:
-    if options.precision != "auto":
-        return options.precision
-    return "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
-
-
-def _start_fabric(job: TrainingJob, options: OptimiserOptions, devices: int | None) -> Fabric:
-    on_gpu = job.device.type == "cuda"
-    count = devices or (min(max(job.gpus, 1), torch.cuda.device_count()) if on_gpu else 1)
-    fabric = Fabric(
-        accelerator="cuda" if on_gpu else "cpu",
-        devices=count,
-        strategy="ddp" if count > 1 else "auto",
-        precision=_precision(options, job.device),
-        # without it Fabric takes the variables of a Slurm job for its own and waits for one task per device
-        plugins=[LightningEnvironment()],
-    )
-    fabric.launch()
-    return fabric
 
 
 def _optimiser(
@@ -183,13 +148,6 @@ def _deferred_sigterm() -> Iterator[threading.Event]:
         yield event
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _peak_mib(device: torch.device) -> float:
-    """Largest memory so far, MiB: of tensors on a GPU, of the process on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -306,7 +264,7 @@ class _Run:
             "seconds": seconds,
             "steps": self.total,
             "images_per_second": images / seconds if seconds > 0 else 0.0,
-            "peak_mib": _peak_mib(self.fabric.device),
+            "peak_mib": peak_mib(self.fabric.device),
         }
 
     def _seconds(self) -> float:
@@ -373,7 +331,7 @@ class _Run:
             "learning_rate": self.options.learning_rate * self.multiplier(done - 1, self.total),
             "images_per_second": self.options.batch_size / max(per_step, 1e-9),
             "milliseconds_per_step": 1000 * per_step,
-            "peak_mib": _peak_mib(self.fabric.device),
+            "peak_mib": peak_mib(self.fabric.device),
             "eta_seconds": per_step * (self.total - done),
         }
         append_line(self.curve_path, line)

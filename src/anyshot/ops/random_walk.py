@@ -159,5 +159,5 @@ def walk(
     """Propagate scores (C, h, w) over the graph of `planes` (O, h, w); float32 (C, h, w). See
     `transition_matrix`."""
     matrix = transition_matrix(planes, radius=radius, beta=beta, open_cells=open_cells, stage=stage)
-    flat = scores.reshape(len(scores), -1)
+    flat = scores.reshape(len(scores), matrix.shape[0])
     return apply_power(flat, matrix, logt=logt, method=method).reshape(scores.shape)

@@ -159,6 +159,11 @@ class Gallery:
     heading: str
     rows: Sequence[GalleryRow]
 
+    @property
+    def is_narrow(self) -> bool:
+        """Whether two rows fit side by side."""
+        return all(len(row.panels) <= 3 for row in self.rows)
+
 
 @dataclass(frozen=True)
 class Details:

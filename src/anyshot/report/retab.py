@@ -93,7 +93,8 @@ def results(material: Material) -> Section | None:
     sources = [str((result.scores.get("reference") or {}).get("source") or "") for result in found]
     if any(sources):
         blocks.append(Text([f"Published: {source}." for source in dict.fromkeys(sources) if source]))
-    return Section("retab", f"RETAB on {found[0].dataset}" if found[0].dataset else "RETAB", blocks)
+    dataset = found[0].dataset or (material.datasets[0] if len(material.datasets) == 1 else "")
+    return Section("retab", f"RETAB on {dataset}" if dataset else "RETAB", blocks)
 
 
 def _tiles(splits: Sequence[Sequence[Scored]]) -> list[Tile]:
@@ -103,7 +104,9 @@ def _tiles(splits: Sequence[Sequence[Scored]]) -> list[Tile]:
     for scored in chosen:
         if scored.values["novel"] is not None:
             above = gain_over_cam(scored, chosen)
-            remark = f"{above} points above CAM" if above else f"{where}, {scored.subset}".rstrip(", ")
+            remark = f"{where}, {scored.subset}".rstrip(", ")
+            if above and above != ABSENT:
+                remark = f"{above[1:]} points {'below' if above.startswith('-') else 'above'} CAM"
             label = f"{VARIANTS.get(scored.variant, scored.variant)}, novel mIoU"
             tiles.append(Tile(label, percent(scored.values["novel"]), remark))
     return tiles

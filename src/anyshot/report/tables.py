@@ -225,7 +225,9 @@ def _headline_rows(group: Sequence[Scored], with_reference: bool) -> list[list[C
 
 def class_table_block(scored: Sequence[Scored], colours: Mapping[int, str], *, caption: str) -> Table:
     """IoU per class (rows, novel ones first) and variant (columns), with the share of scored pixels."""
-    names = {entry["id"]: entry for item in scored for entry in item.classes}
+    names: dict[Any, Mapping[str, Any]] = {}
+    for entry in (entry for item in scored for entry in item.classes):
+        names.setdefault(entry["id"], entry)
     iou = {(item.variant, entry["id"]): finite(entry.get("iou")) for item in scored for entry in item.classes}
     total = sum(finite(entry.get("pixels")) or 0 for entry in names.values())
     groups = []
@@ -250,5 +252,6 @@ def class_table_block(scored: Sequence[Scored], colours: Mapping[int, str], *, c
             )
             rows.append(row)
         groups.append(RowGroup(f"{role} classes" if role else "", rows))
-    columns = ["Class", *(VARIANTS.get(item.variant, item.variant) for item in scored), "pixels %"]
+    heads = [", ".join(filter(None, (VARIANTS.get(i.variant, i.variant), i.subset))) for i in scored]
+    columns = ["Class", *heads, f"% of {scored[0].subset} pixels".replace("  ", " ")]
     return Table(caption, columns, groups, footnote="IoU in %. Bold: best of the row.")

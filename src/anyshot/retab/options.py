@@ -146,6 +146,9 @@ class Boundary(StageOptions):
         max_length=3,
         description="channels of the three branches",
     )
+    branch_norm: bool = Field(
+        False, description="group-normalise the branches; for backbones other than resnet38"
+    )
     crops: Crops = Field(default_factory=Crops)
     contour: Literal["mask", "synthesise"] = Field(
         "mask", description="P1: positives are the mask's 255, or also a contour drawn where a mask has none"
@@ -183,10 +186,19 @@ class Affinity(StageOptions):
         max_length=3,
         description="channels of the three branches",
     )
+    branch_norm: bool = Field(
+        False, description="group-normalise the branches; for backbones other than resnet38"
+    )
     backbone: PublishedBackbone = Field(default_factory=PublishedBackbone)
     optimiser: OptimiserOptions = Field(default_factory=OptimiserOptions)
     crops: Crops = Field(default_factory=Crops)
     dataset: Dataset = Field(default_factory=Dataset)
+
+    @model_validator(mode="after")
+    def _crop_holds_pairs(self) -> Affinity:
+        if self.crops.crop < 40:  # below 5 cells a side the radius falls to 1, which has no pairs
+            raise ValueError(f"crops.crop must be 40 px or more (for cell pairs), found {self.crops.crop}")
+        return self
 
 
 class AffinityMap(StageOptions):

@@ -35,7 +35,11 @@ def main(job: Job[Boundary]) -> None:
         )
     if options.only_with_contour:
         samples = with_contour
-    network = {"backbone": options.backbone.model_dump(), "branch_channels": options.branch_channels}
+    network = {
+        "backbone": options.backbone.model_dump(),
+        "branch_channels": options.branch_channels,
+        "branch_norm": options.branch_norm,
+    }
     fit(
         job,
         network="retab_boundary",

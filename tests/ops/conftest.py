@@ -1,0 +1,17 @@
+"""The tests of this folder run on one thread: on a busy machine hundreds of tiny parallel products wait
+longer for their threads than they compute."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from threadpoolctl import threadpool_limits
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(before)
