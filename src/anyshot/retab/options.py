@@ -24,11 +24,12 @@ class PublishedBackbone(BackboneOptions):
 
 
 class Dataset(Options):
-    """Which part of the data a stage works on; filled in from the system's keys."""
+    """Which part of the data a stage works on, for which split; filled in from the system's keys."""
 
     subsets: list[str] = Field(
         default_factory=lambda: ["train", "train_sbd"], description="subsets of the manifest"
     )
+    split: str = Field("shared", description="name of the split, `shared` for what serves all splits")
 
 
 class Crops(Options):
@@ -55,7 +56,6 @@ class Split(StageOptions):
         "mask",
         description="a novel image has a novel pixel (`mask`, official) or a novel label (`labels`, honest)",
     )
-    name: str = Field("", description="name of the split; filled in per fold")
     novel: list[str] = Field(
         default_factory=list, description="names of the novel classes; filled in per fold"
     )
@@ -345,7 +345,7 @@ STAGES: dict[str, type[StageOptions]] = {
 }
 
 
-FILLED_IN = {"dataset", "published", "novel", "name"}  # keys of stages that `Retab.stage` sets
+FILLED_IN = {"dataset", "published", "novel"}  # keys of stages that `Retab.stage` sets
 
 
 class Retab(Options):
@@ -404,7 +404,7 @@ class Retab(Options):
     ) -> StageOptions:
         """Options of one stage with the system's keys filled in.
 
-        `split` and `novel` (its name and the names of its novel classes) for the stage `split`, `labels` for
+        `split` is its name, `novel` the names of its novel classes (for the stage `split`), `labels` is for
         `affinity`, `walk` (retab or psa) for `random_walk`. Raises KeyError for an unknown stage.
         """
         options: StageOptions = getattr(self, name) if name in STAGES else _unknown(name)
@@ -412,9 +412,11 @@ class Retab(Options):
         if "dataset" in type(options).model_fields:
             subsets = {"score_maps": [self.score_subset], "predict": [self.evaluate_subset]}
             subsets["evaluate"] = subsets["predict"]
-            update["dataset"] = Dataset(subsets=subsets.get(name, self.train_subsets))
+            update["dataset"] = Dataset(
+                subsets=subsets.get(name, self.train_subsets), split=split or "shared"
+            )
         if name == "split":
-            update.update(name=split or "", novel=list(novel or []))
+            update["novel"] = list(novel or [])
         if name == "affinity" and labels is not None:
             update["labels"] = labels
         if name == "random_walk" and walk is not None:

@@ -21,7 +21,9 @@ from anyshot.retab.training import load_network
 def main(job: Job[AffinityMap]) -> None:
     options = job.options
     samples, table = read_data(job.input("manifest"), job.input("classes"), options.dataset.subsets)
-    model, card = load_network(job.input("affinity"), network="retab_affinity", table=table)
+    model, card = load_network(
+        job.input("affinity"), network="retab_affinity", table=table, split=options.dataset.split
+    )
     model.to(job.device)
     attributes = {**job.provenance(), "split": card["split"], "labels": card["labels"]}
 

@@ -27,7 +27,9 @@ def open_pixels(probability: np.ndarray, options: BoundaryMap) -> np.ndarray:
 
 def main(job: Job[BoundaryMap]) -> None:
     samples, table = read_data(job.input("manifest"), job.input("classes"), job.options.dataset.subsets)
-    model, card = load_network(job.input("boundary"), network="retab_boundary", table=table)
+    model, card = load_network(
+        job.input("boundary"), network="retab_boundary", table=table, split=job.options.dataset.split
+    )
     model.to(job.device)
     attributes = {**job.provenance(), "split": card["split"]}
 

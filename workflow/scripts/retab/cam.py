@@ -19,7 +19,9 @@ def main(job: Job[Cam]) -> None:
     options = job.options
     samples, table = read_data(job.input("manifest"), job.input("classes"), options.dataset.subsets)
     samples = job.mine(samples)
-    model, card = load_network(job.input("classifier"), network="retab_classifier", table=table)
+    model, card = load_network(
+        job.input("classifier"), network="retab_classifier", table=table, split=options.dataset.split
+    )
     if options.output_stride is not None:  # the same weights, dilated
         network = dict(card["network"]["options"])
         network["backbone"] = {**network["backbone"], "output_stride": options.output_stride}

@@ -29,7 +29,9 @@ def main(job: Job[Predict]) -> None:
     options = job.options
     samples, table = read_data(job.input("manifest"), job.input("classes"), options.dataset.subsets)
     samples = job.mine(samples)
-    model, card = load_network(job.input("segmentation"), network="retab_segmentation", table=table)
+    model, card = load_network(
+        job.input("segmentation"), network="retab_segmentation", table=table, split=options.dataset.split
+    )
     model.to(job.device)
     crf = None if options.crf is None else CrfParameters(**options.crf.model_dump())
 

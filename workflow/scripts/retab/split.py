@@ -16,14 +16,14 @@ def main(job: Job[Split]) -> None:
     base, novel = base_novel_split(samples, novel_classes, options.rule, read_mask, threads=job.threads)
     if not base or not novel:
         raise DataError(
-            f"split {options.name}: {len(base)} base and {len(novel)} novel images of {len(samples)} (rule"
+            f"split {options.dataset.split}: {len(base)} base and {len(novel)} novel images of {len(samples)} (rule"
             f" {options.rule}); both are needed: choose other novel classes ({', '.join(options.novel)})"
         )
-    job.log.info("%s: %d base and %d novel images", options.name, len(base), len(novel))
+    job.log.info("%s: %d base and %d novel images", options.dataset.split, len(base), len(novel))
 
-    write_text(job.output("samples"), supervision_csv(split=options.name, base=base, novel=novel))
+    write_text(job.output("samples"), supervision_csv(split=options.dataset.split, base=base, novel=novel))
     content = {
-        "split": options.name,
+        "split": options.dataset.split,
         "rule": options.rule,
         "novel": novel_classes,
         "base": [class_id for class_id in table.foreground_ids if class_id not in novel_classes],
