@@ -1,4 +1,4 @@
-"""A stage killed by SIGKILL and started again gives the results of an uninterrupted run, bit for bit on a CPU."""
+"""A stage killed by SIGKILL and started again ends as an uninterrupted run, bit for bit on a CPU."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.numpy import load_file
-
 from conftest import Checkout, processes_of, succeeded
+from safetensors.numpy import load_file
 
 PATIENCE = 300  # s
 
@@ -55,7 +54,8 @@ def test_affinity_training_killed_in_the_middle(finished_run: Checkout, interrup
     started = interrupted.start(target)
     kill_when(started, "retab/affinity.py", interrupted.folder, state.exists)
     assert started.wait(PATIENCE) != 0
-    assert state.exists() and not (interrupted / name).exists()
+    assert state.exists()
+    assert not (interrupted / name).exists()
 
     succeeded(interrupted.run(target))
     assert not state.exists()

@@ -45,8 +45,9 @@ class ClassificationNet(nn.Module):
 class TapBranches(nn.Module):
     """Three 1x1 convolutions with ELU on the taps, brought to the finest tap's grid and joined.
 
-    With `norm` each branch is group-normalised before the ELU, as IRN does (retab.md 2.12): backbones whose taps have
-    other scales than ResNet-38's then train as fast. The module itself has no name in the state dict.
+    With `norm` each branch is group-normalised before the ELU, as IRN does (retab.md 2.12): backbones whose
+    taps have other scales than ResNet-38's then train as fast. The module itself has no name in the state
+    dict.
     """
 
     def __init__(self, *, backbone: Backbone, channels: Sequence[int], norm: bool = False) -> None:

@@ -16,7 +16,8 @@ def main(job: Job[Split]) -> None:
     base, novel = base_novel_split(samples, novel_classes, options.rule, read_mask, threads=job.threads)
     if not base or not novel:
         raise DataError(
-            f"split {options.dataset.split}: {len(base)} base and {len(novel)} novel images of {len(samples)} (rule"
+            f"split {options.dataset.split}: {len(base)} base and {len(novel)} novel images of"
+            f" {len(samples)} (rule"
             f" {options.rule}); both are needed: choose other novel classes ({', '.join(options.novel)})"
         )
     job.log.info("%s: %d base and %d novel images", options.dataset.split, len(base), len(novel))
