@@ -83,7 +83,7 @@ class BoundaryNet(TapBranches):
     def __init__(self, *, backbone: Backbone, channels: Sequence[int], norm: bool = False) -> None:
         super().__init__(backbone=backbone, channels=channels, norm=norm)
         self.f9 = nn.Conv2d(sum(channels), 1, 1, bias=False)
-        nn.init.xavier_uniform_(self.f9.weight, gain=4)
+        nn.init.xavier_uniform_(self.f9.weight, gain=1 if norm else 4)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, 1, h, w) at stride 8."""
@@ -101,7 +101,7 @@ class AffinityNet(TapBranches):
     def __init__(self, *, backbone: Backbone, channels: Sequence[int], norm: bool = False) -> None:
         super().__init__(backbone=backbone, channels=channels, norm=norm)
         self.f9 = nn.Conv2d(sum(channels), sum(channels), 1, bias=False)
-        nn.init.xavier_uniform_(self.f9.weight, gain=4)
+        nn.init.xavier_uniform_(self.f9.weight, gain=1 if norm else 4)
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, sum(channels), h, w) at stride 8."""
