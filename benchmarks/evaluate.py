@@ -1,4 +1,4 @@
-"""Scoring of 1,449 label maps of 500x375 px, 21 classes, on one core: one bincount per image against masked sums.
+"""Scoring of 1,449 label maps of 500x375 px, 21 classes, one core: a bincount per map against masked sums.
 
     python benchmarks/evaluate.py [--small]
 

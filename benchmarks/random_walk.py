@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import json
 import multiprocessing
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -88,13 +87,19 @@ def timed(
     return best, result
 
 
+def _mib(key: str) -> float:
+    """Memory of this process in MiB by Linux's own account: VmHWM is its peak, VmRSS what it holds now."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key + ":")) / 2**10
+
+
 def _peak_of(name: str, data: tuple[np.ndarray, np.ndarray], threads: int) -> float:
     use_threads(threads)
-    with contextlib.suppress(OSError):  # forget the peak of the imports, where the system can do that
+    with contextlib.suppress(OSError):  # forget the peak of the imports, where the system allows it
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _mib("VmRSS")
     WAYS[name](*data)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+    return _mib("VmHWM") - before
 
 
 def peak_mib(name: str, data: tuple[np.ndarray, np.ndarray], threads: int) -> float:

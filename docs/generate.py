@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import annotated_types
+from anyshot.report.options import Report
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -26,8 +27,7 @@ from pydantic_core import PydanticUndefined
 from anyshot.config import Config
 from anyshot.data import options as data
 from anyshot.options import BackboneOptions, OptimiserOptions
-from anyshot.report.options import Report
-from anyshot.retab.options import FILLED_IN, STAGES, Crf, Crops, Retab
+from anyshot.retab.system import FILLED_IN, STAGES, Crf, Crops, Retab
 
 DOCS = Path(__file__).resolve().parent
 REFERENCE, ARCHITECTURE = DOCS / "configuration.md", DOCS / "architecture.md"

@@ -85,6 +85,8 @@ def reported_files():
         return expand(patterns, split=settings.retab.folds, shard=SHARDS)
 
     affinity = [f"{RETAB}/{split}/affinity/{labels}/train.jsonl" for split, labels in affinity_lines()]
+    per_split = dict.fromkeys(each(f"{S}/boundary/train.jsonl", f"{S}/segmentation/train.jsonl"))
+    curves = [f"{C}/classifier/train.jsonl", *affinity, *per_split]
     return {
         **M,
         "card": f"{R}/data/{settings.retab.data}/card.json",
@@ -93,11 +95,8 @@ def reported_files():
         "scores": each(f"{S}/score_maps/scores.json"),
         "images": each(f"{S}/score_maps/images.csv", f"{S}/evaluate/images.csv"),
         "samples": each(f"{S}/split/samples.csv"),
-        "curves": [
-            f"{C}/classifier/train.jsonl",
-            *affinity,
-            *dict.fromkeys(each(f"{S}/boundary/train.jsonl", f"{S}/segmentation/train.jsonl")),
-        ],
+        "curves": curves,
+        "model_cards": [path.replace("train.jsonl", "model.json") for path in curves],
         "cam": sharded(f"{C}/cam/{{shard}}.h5"),
         "psa_walk": psa(f"{C}/random_walk/psa/{{shard}}.h5"),
         "retab_walk": each(f"{S}/random_walk/retab/{{shard}}.h5"),

@@ -24,8 +24,8 @@ from anyshot.data.options import DataOptions, Download, Prepare
 from anyshot.data.splits import novel_class_names, split_names
 from anyshot.errors import AnyshotError, ConfigError
 from anyshot.options import Options, StageOptions
-from anyshot.report.options import Report
-from anyshot.retab.options import Retab
+from anyshot.page_options import Report
+from anyshot.retab.system import Retab
 
 NAME = re.compile(r"\w[\w-]*")  # of data sets and splits: they become folders
 SHARED = "shared"  # the folder of what does not depend on the split
@@ -194,7 +194,7 @@ def published(system: str) -> str:
     """The published options of a system as YAML: every key, so that an overlay of them restores every one."""
     import yaml
 
-    from anyshot.retab import options as retab
+    from anyshot.retab import system as retab
 
     content = Config.model_fields[system].get_default(call_default_factory=True).model_dump(mode="json")
     for stage in retab.STAGES:

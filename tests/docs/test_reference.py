@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from anyshot.config import Config
-from anyshot.retab.options import FILLED_IN, STAGES
+from anyshot.retab.system import FILLED_IN, STAGES
 
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)(#[^)]*)?\)")
 SUPPLIED_LATER = {"docs/images/demo.jpg"}  # made from a run of the demo

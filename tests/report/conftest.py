@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from anyshot.data.classes import ClassTable
+from anyshot.page_options import Report
 from anyshot.report import plots
 from anyshot.report.material import Material
-from anyshot.report.options import Report
 from anyshot.report.page import build
 from tests.report.fabricated_run import NAMES, FabricatedRun, drawn_pictures
 

@@ -18,10 +18,10 @@ import pytest
 
 from anyshot.errors import ArtifactError
 from anyshot.job import Job
+from anyshot.page_options import Report
 from anyshot.report import plots
 from anyshot.report.blocks import Section, Text
 from anyshot.report.material import Material
-from anyshot.report.options import Report
 from anyshot.report.page import SECTIONS, build
 from tests.report.fabricated_run import NAMES, FabricatedRun
 

@@ -15,7 +15,7 @@ import yaml
 from anyshot import config
 from anyshot.config import check_targets, load, merged
 from anyshot.errors import ConfigError
-from anyshot.retab.options import FILLED_IN, STAGES, Retab
+from anyshot.retab.system import FILLED_IN, STAGES, Retab
 
 Content = dict[str, Any]
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from anyshot.retab.options import STAGES, Retab
+from anyshot.retab.system import STAGES, Retab
 
 GPU_RULES = {
     "retab_classifier",

@@ -100,7 +100,8 @@ def _card(report: ImportReport, table: ClassTable, *, split: str) -> dict[str, A
     from anyshot.engine.model_folder import model_card
     from anyshot.nets.contract import IMAGENET_MEAN, IMAGENET_STD
     from anyshot.options import BackboneOptions
-    from anyshot.retab.options import STAGES, Predict
+    from anyshot.retab.options import Predict
+    from anyshot.retab.system import STAGES
 
     # The defaults of the options are the published settings, with which the released files were trained.
     published = STAGES[report.kind]().model_dump(mode="json")

@@ -20,7 +20,7 @@ import pandas as pd
 from anyshot.data.classes import ClassTable
 from anyshot.data.manifest import Manifest
 from anyshot.errors import ArtifactError
-from anyshot.report.options import Report
+from anyshot.page_options import Report
 from anyshot.retab import options as retab_options
 
 SYSTEMS = ("retab", "raml", "pop", "simformer", "larvseg")

@@ -10,6 +10,7 @@ import numpy as np
 
 from anyshot.data.classes import ClassTable
 from anyshot.engine.stores import ScoreMap
+from anyshot.errors import DataError
 from anyshot.ops.metrics import (
     Confusion,
     Roles,
@@ -43,7 +44,7 @@ def label_map(scores: ScoreMap, *, background: int, threshold: float | None = No
     """
     full = full_scores(scores)
     if threshold is not None and len(full):
-        full[0] = threshold
+        full = np.concatenate([np.full_like(full[:1], threshold), full[1:]])  # `full` may be the caller's own
     ids = scores.classes.astype(np.uint8 if scores.classes.max(initial=0) < 255 else np.uint16)
     if not len(full):
         return np.full((scores.height, scores.width), background, dtype=np.uint8)
@@ -105,17 +106,26 @@ def measured(iou: np.ndarray, pixels: np.ndarray, table: ClassTable, roles: Role
 
 def sweep_result(sweep: ThresholdSweep, table: ClassTable, roles: Roles) -> dict[str, Any]:
     """The best threshold by the mean of all classes, its result, the best one for novel classes, and the
-    curve."""
+    curve.
+
+    The threshold of the novel classes is None when none of them occurs. Raises DataError when no class does.
+    """
     curve: Mapping[str, list[float]] = sweep.table(roles)
-    best = int(np.nanargmax(curve["all"]))
-    best_novel = int(np.nanargmax(curve["novel"]))
+    best, best_novel = _peak(curve["all"]), _peak(curve["novel"])
+    if best is None:
+        raise DataError("no pixel of the scored images has a known class: check their masks")
     return {
         "threshold": curve["thresholds"][best],
         "at_sweep_edge": best in (0, len(curve["thresholds"]) - 1),
         "best": measured(sweep.iou()[best], sweep.truth_pixels(), table, roles),
-        "best_novel_threshold": curve["thresholds"][best_novel],
+        "best_novel_threshold": None if best_novel is None else curve["thresholds"][best_novel],
         "sweep": {key: [None if np.isnan(value) else value for value in row] for key, row in curve.items()},
     }
+
+
+def _peak(values: list[float]) -> int | None:
+    """Position of the largest value; None when all are NaN (no class of the mean occurs)."""
+    return None if np.isnan(values).all() else int(np.nanargmax(values))
 
 
 def thresholds_of(first_last_step: list[float]) -> np.ndarray:

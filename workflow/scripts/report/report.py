@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from anyshot.engine.artifacts import atomic_path
 from anyshot.job import Job, run
+from anyshot.page_options import Report
 from anyshot.report.material import Material
-from anyshot.report.options import Report
 from anyshot.report.page import build
 
 
