@@ -19,7 +19,9 @@ BLOCK = re.compile(r"^```(bash|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 def follow(page: Path, folder: Path) -> None:
     """Save a page's yaml blocks under the name in their first line and run its bash blocks, in order."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    # Threads that spin while they wait take the time of others where the cores are shared.
+    environment = {**os.environ, "PATH": path, "OMP_WAIT_POLICY": "PASSIVE"}
     for language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
         if language == "yaml":
             target = folder / text.split("\n", 1)[0].removeprefix("# ")

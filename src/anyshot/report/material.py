@@ -21,12 +21,12 @@ from anyshot.data.classes import ClassTable
 from anyshot.data.manifest import Manifest
 from anyshot.errors import ArtifactError
 from anyshot.page_options import Report
-from anyshot.retab import options as retab_options
+from anyshot.retab.system import STAGES
 
 SYSTEMS = ("retab", "raml", "pop", "simformer", "larvseg")
 UNSPLIT = "shared"
 # The stages of each system in the order in which they run, for tables.
-PIPELINES = {"retab": tuple(retab_options.STAGES)}
+PIPELINES = {"retab": tuple(STAGES)}
 SHARD = re.compile(r"\d+of\d+")
 
 
