@@ -10,21 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+
+from anyshot.data.transforms import resize_image
 
 Resize = Literal["bilinear", "bicubic"]
 Segmenter = Callable[[Tensor], Tensor]
 
 OVERLAP = 0.25
 """Share of a tile's side that it has in common with the next tile."""
-
-_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ class _Passes:
             raise ValueError(f"scales are {self.scales}; at least one is needed, each above 0")
         if self.size_divisor < 1:
             raise ValueError(f"size_divisor is {self.size_divisor} px; it must be 1 or more")
-        if self.resize not in _FILTERS:
-            raise ValueError(f"resize is {self.resize!r}; allowed: {', '.join(_FILTERS)}")
+        if self.resize not in get_args(Resize):
+            raise ValueError(f"resize is {self.resize!r}; allowed: {', '.join(get_args(Resize))}")
 
 
 def multi_scale_logits(
@@ -247,20 +246,15 @@ def _inputs(images: Sequence[np.ndarray], passes: _Passes) -> Iterator[tuple[Ten
     std = torch.tensor(passes.std, device=passes.device).view(3, 1, 1)
     for scale in passes.scales:
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
-        pixels = np.stack([resize_image(image, size, passes.resize) for image in images])
+        pixels = np.stack(
+            [resize_image(image, *size, bicubic=passes.resize == "bicubic") for image in images]
+        )
         values = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()).to(passes.device)
         batch = (values.float() / 255 - mean) / std
         if passes.flip:
             batch = torch.cat([batch, batch.flip(3)])
         divisor = passes.size_divisor
         yield F.pad(batch, (0, -size[1] % divisor, 0, -size[0] % divisor)), size
-
-
-def resize_image(image: np.ndarray, size: tuple[int, int], resize: Resize) -> np.ndarray:
-    """`image` (H, W, 3) uint8 at `size` (height, width) px, by Pillow (antialiased when shrinking)."""
-    if image.shape[:2] == size:
-        return image
-    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), _FILTERS[resize]))
 
 
 def _mean_with_mirror(logits: Tensor) -> Tensor:

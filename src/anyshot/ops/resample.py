@@ -24,6 +24,8 @@ def pool_to_grid(maps: np.ndarray, *, stride: int = 8) -> np.ndarray:
 
 def upsample_grid(maps: np.ndarray, *, stride: int, height: int, width: int) -> np.ndarray:
     """Bilinear (half-pixel) upsampling of (C, h, w) by `stride`, cropped to (C, height, width), float32."""
+    if len(maps) == 0:
+        return np.zeros((0, height, width), dtype=np.float32)
     tensor = torch.from_numpy(np.ascontiguousarray(maps, dtype=np.float32))[None]
     if stride == 1:
         return tensor[0, :, :height, :width].numpy()

@@ -16,6 +16,7 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image
 
+from anyshot.ops.resample import upsample_grid
 from anyshot.report.blocks import Colour, Legend, css_colour, data_uri
 
 VOID_IDS = (255, 65535)
@@ -39,12 +40,7 @@ class Scores(Protocol):
 
 def full_size_scores(scored: Scores) -> np.ndarray:
     """Scores at the image's size, float32 (k, height, width): bilinear, half-pixel centres, cropped."""
-    maps = np.asarray(scored.scores, dtype=np.float32)
-    if scored.stride > 1:
-        rows, columns = (size * scored.stride for size in maps.shape[1:])
-        enlarged = [cv2.resize(one, (columns, rows), interpolation=cv2.INTER_LINEAR) for one in maps]
-        maps = np.stack(enlarged) if enlarged else np.zeros((0, rows, columns), np.float32)
-    return maps[:, : scored.height, : scored.width]
+    return upsample_grid(scored.scores, stride=scored.stride, height=scored.height, width=scored.width)
 
 
 def winning_ids(scored: Scores) -> np.ndarray:

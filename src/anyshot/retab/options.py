@@ -32,8 +32,8 @@ class Dataset(Options):
     split: str = Field("shared", description="name of the split, `shared` for what serves all splits")
 
 
-class Crops(Options):
-    """Random crops and photometric changes of the boundary and affinity training (retab.md 2.6)."""
+class Photometry(Options):
+    """A square crop and changes of colour."""
 
     crop: int = Field(448, ge=32, description="side of the square crop, px")
     jitter: list[float] = Field(
@@ -42,6 +42,11 @@ class Crops(Options):
         max_length=4,
         description="brightness, contrast, saturation, hue",
     )
+
+
+class Crops(Photometry):
+    """Random crops and photometric changes of the boundary and affinity training (retab.md 2.6)."""
+
     mirror: bool = Field(True, description="mirror half of the samples")
     pad_label: Literal[0, 255] = Field(
         0, description="P3: label of the crop's padding; 0 = official, 255 = ignored"
@@ -68,23 +73,16 @@ class ClassifierOptimiser(OptimiserOptions):
     learning_rate: float = Field(0.1, gt=0, description="lr at step 0")
 
 
-class Classifier(StageOptions):
+class Classifier(StageOptions, Photometry):
     """Multi-label classification network whose weights give the class activation maps (retab.md 2.3)."""
 
     backbone: PublishedBackbone = Field(default_factory=PublishedBackbone)
     optimiser: ClassifierOptimiser = Field(default_factory=ClassifierOptimiser)
-    crop: int = Field(448, ge=32, description="side of the square crop, px")
     long_side: list[int] = Field(
         default_factory=lambda: [256, 512],
         min_length=2,
         max_length=2,
         description="range of the image's long side before the crop, px",
-    )
-    jitter: list[float] = Field(
-        default_factory=lambda: [0.3, 0.3, 0.3, 0.1],
-        min_length=4,
-        max_length=4,
-        description="brightness, contrast, saturation, hue",
     )
     dropout: float = Field(0.5, ge=0, lt=1, description="channel dropout before the pooling")
     dataset: Dataset = Field(default_factory=Dataset)
@@ -251,23 +249,16 @@ class SegmentationBackbone(PublishedBackbone):
     frozen_stages: int = Field(0, ge=0, description="leading stages whose weights are not trained")
 
 
-class Segmentation(StageOptions):
+class Segmentation(StageOptions, Photometry):
     """Mixed-supervised segmenter: base masks and novel pseudo labels (retab.md 4)."""
 
     backbone: SegmentationBackbone = Field(default_factory=SegmentationBackbone)
     optimiser: SegmentationOptimiser = Field(default_factory=SegmentationOptimiser)
-    crop: int = Field(448, ge=32, description="side of the square crop, px")
     long_side: list[int] = Field(
         default_factory=lambda: [448, 768],
         min_length=2,
         max_length=2,
         description="range of the image's long side before the crop, px",
-    )
-    jitter: list[float] = Field(
-        default_factory=lambda: [0.3, 0.3, 0.3, 0.1],
-        min_length=4,
-        max_length=4,
-        description="brightness, contrast, saturation, hue",
     )
     head_channels: int = Field(512, ge=8, description="channels between the two convolutions of the head")
     head_dilation: int = Field(12, ge=1, description="dilation of the two convolutions of the head, cells")
