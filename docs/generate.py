@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import annotated_types
-from anyshot.report.options import Report
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -27,7 +26,9 @@ from pydantic_core import PydanticUndefined
 from anyshot.config import Config
 from anyshot.data import options as data
 from anyshot.options import BackboneOptions, OptimiserOptions
-from anyshot.retab.system import FILLED_IN, STAGES, Crf, Crops, Retab
+from anyshot.page_options import Report
+from anyshot.retab.options import Crf, Crops
+from anyshot.retab.system import FILLED_IN, STAGES, Retab
 
 DOCS = Path(__file__).resolve().parent
 REFERENCE, ARCHITECTURE = DOCS / "configuration.md", DOCS / "architecture.md"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -68,6 +68,7 @@ def test_identical_pair_that_should_differ() -> None:
     # 1 + 1e-5 has no exact float32 neighbour: 1.0013e-5 remains
     assert parts["different"].item() == pytest.approx(11.512925, abs=5e-3)
     parts["loss"].backward()
+    assert affinity.grad is not None
     assert torch.isfinite(affinity.grad).all()
 
 

@@ -10,7 +10,7 @@ import torch
 from anyshot.data.classes import ClassTable
 from anyshot.data.images import write_image, write_mask
 from anyshot.data.manifest import Sample
-from anyshot.data.transforms import colour_jitter, random_crop
+from anyshot.data.transforms import CropWindow, colour_jitter, random_crop
 from anyshot.errors import DataError
 from anyshot.retab.datasets import (
     AffinityDataset,
@@ -134,26 +134,41 @@ def affinity(samples: list[Sample], base: set[str], **changes: object) -> Affini
     )
 
 
+def window_of(seed: int, height: int, width: int) -> CropWindow:
+    """The crop that an item takes: the colours draw first, then the window."""
+    rng = np.random.default_rng(seed)
+    colour_jitter(np.zeros((height, width, 3), dtype=np.uint8), NO_JITTER, rng)
+    return random_crop(height, width, 48, rng)
+
+
 @pytest.mark.parametrize("pad_label", [0, 255])
-def test_base_labels_are_the_top_left_pixel_of_each_block(make: Make, pad_label: int) -> None:
-    """retab.md 2.8; padding is background (P3) or ignored. The mirror turns left into right."""
-    data = affinity([make("a", regions(40, 60, void=True))], {"a"}, crops=crops(pad_label=pad_label))
-    mirrored = set()
-    for seed in range(8):
-        item = data.item(0, np.random.default_rng(seed))
-        labels, shown = item["labels"].numpy(), colours(item["image"])
-        assert labels.shape == (6, 6)
-        grey = np.where(labels == 255, 200, labels.astype(int) * 40)
-        padded = (shown == 0).all(axis=1)[::8]  # rows without any colour are padding
-        if pad_label == 255:
-            assert (labels[padded] == 255).all()
-            grey = grey[~padded]
-        found = [shown[::8, column::8] for column in (0, 7)]
-        equal = [(part[~padded] if pad_label == 255 else part) == grey for part in found]
-        # a block that is padding in its first row only has colours in later rows
-        assert max(same.mean() for same in equal) > 0.99 if pad_label == 0 else True
-        mirrored.add(int(equal[1].mean() > equal[0].mean()))
-    assert mirrored == {0, 1}
+@pytest.mark.parametrize(("height", "width"), [(90, 100), (40, 60), (21, 27)])
+def test_base_labels_are_the_top_left_pixel_of_each_block(
+    make: Make, height: int, width: int, pad_label: int
+) -> None:
+    """retab.md 2.8; padding is background (P3) or ignored, void pixels are ignored."""
+    indices = regions(height, width, void=True)
+    data = affinity([make("a", indices)], {"a"}, crops=crops(pad_label=pad_label, mirror=False))
+    for seed in range(4):
+        window = window_of(seed, height, width)
+        canvas = np.full((48, 48), pad_label)
+        canvas[window.target] = indices[window.source]
+        labels = data.item(0, np.random.default_rng(seed))["labels"]
+        assert labels.tolist() == [[canvas[8 * i, 8 * j] for j in range(6)] for i in range(6)]
+
+
+def test_mirror_turns_image_and_label_grid(make: Make) -> None:
+    samples = [make("a", regions(90, 100))]
+    straight, mirrored = (affinity(samples, {"a"}, crops=crops(mirror=m)) for m in (False, True))
+    turned = 0
+    for seed in range(12):
+        one, two = (data.item(0, np.random.default_rng(seed)) for data in (straight, mirrored))
+        same = torch.equal(one["image"], two["image"])
+        turned += not same
+        direction = (lambda t: t) if same else (lambda t: t.flip(-1))
+        assert torch.equal(two["image"], direction(one["image"]))
+        assert torch.equal(two["labels"], direction(one["labels"]))
+    assert 1 < turned < 11
 
 
 class Results:
@@ -190,9 +205,7 @@ def test_labels_of_novel_images(make: Make, height: int, width: int, gated: bool
     )
     for seed in range(3):
         labels = data.item(0, np.random.default_rng(seed))["labels"].numpy()
-        rng = np.random.default_rng(seed)
-        colour_jitter(np.zeros((height, width, 3), dtype=np.uint8), NO_JITTER, rng)
-        window = random_crop(height, width, 48, rng)
+        window = window_of(seed, height, width)
         assert results.windows[-1] == window.window
         canvas = np.zeros((2, 3, 48, 48))
         canvas[:, :, *window.target] = results.maps[:, :, *window.source]
@@ -301,7 +314,7 @@ def test_segmentation_labels_follow_the_image(make: Make) -> None:
         item = data.item(0, np.random.default_rng(seed))
         labels, shown = item["labels"].numpy(), colours(item["image"])
         known = labels != 255
-        assert (np.abs(shown - labels.astype(int) * 40) < 20)[known].mean() > 0.97
+        assert (np.abs(shown - labels.astype(int) * 40) < 20)[known].mean() > 0.95
         firsts.add(int(labels[0, 0]))
     assert len(firsts) >= 2
 

@@ -54,7 +54,7 @@ def test_constant_background() -> None:
 
 def test_golden_case_through_label_maps() -> None:
     """G10: the sweep's predictions, as label maps."""
-    scores = [[0] * 4, [0.05, 0.2, 0, 0], [0, 0, 0.2, 0.6]]
+    scores = [[0.0] * 4, [0.05, 0.2, 0, 0], [0, 0, 0.2, 0.6]]
     walk = scores_of(scores, [0, 1, 2])
     expected = {0.0: [1, 1, 2, 2], 0.1: [0, 1, 2, 2], 0.2: [0, 0, 0, 2], 0.3: [0, 0, 0, 2]}
     for t, labels in expected.items():
@@ -120,7 +120,7 @@ STEPS = np.array([0, 0.1, 0.2, 0.3])
 
 def swept(truth: list[int], best: list[int], score: list[float]) -> ThresholdSweep:
     sweep = ThresholdSweep(4, STEPS)
-    sweep.add(*(np.array([row]) for row in (truth, best)), np.array([score], dtype=np.float32))
+    sweep.add(np.array([truth]), np.array([best]), np.array([score], dtype=np.float32))
     return sweep
 
 

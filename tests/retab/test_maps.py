@@ -1,4 +1,4 @@
-"""The stages that turn images into maps, run whole on a tiny network: CAMs (retab.md 2.4), boundaries (2.7)."""
+"""The stages that turn images into maps, run on a tiny network: CAMs (retab.md 2.4), boundaries (2.7)."""
 
 import importlib.util
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from anyshot.data.classes import ClassTable
-from anyshot.data.images import write_image
+from anyshot.data.images import read_image, write_image
 from anyshot.data.manifest import Manifest, Sample
 from anyshot.engine.checkpoints import save_weights
 from anyshot.engine.model_folder import model_card
@@ -71,13 +71,11 @@ def saved_network(folder: Path, name: str, options: dict[str, Any]) -> nn.Module
 
 
 def image_of(inputs: dict[str, Path], name: str) -> np.ndarray:
-    from anyshot.data.images import read_image
-
     return read_image(inputs["manifest"].with_name(f"{name}.png"))
 
 
 def test_cams_equal_the_plain_version(repository: Path, tmp_path: Path, inputs: dict[str, Path]) -> None:
-    """Four scales and the mirror, summed, divided by the maximum; labelled classes only; K = 0 stays empty."""
+    """Four scales and the mirror, summed, divided by the maximum; labelled classes only; K = 0 is empty."""
     network = saved_network(tmp_path, "retab_classifier", {"classes": 3, "dropout": 0.5})
     job = Job.for_tests(
         "retab.cam",

@@ -50,7 +50,7 @@ class Picture:
     def step_by_step(self, *, border: str = "official", exact_mask: bool = False, direct: bool = False,
                      gated: bool = True) -> np.ndarray:  # fmt: skip
         """retab.md 2.9 and 2.10 in their own words, float64."""
-        cells = self.features.shape[1:]
+        cells = (self.features.shape[1], self.features.shape[2])
         pairs = pairs_of.pairs(self.radius, *cells, border)
         planes = self.planes(border)  # type: ignore[arg-type]
         background = resample.background(self.cam.scores, 16)
