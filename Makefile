@@ -45,6 +45,7 @@ generated: $(STAMP)
 	$(BIN)/python -m anyshot.config --published retab > $(PAPER).retab
 	{ sed '/^retab:/,$$d' $(PAPER); sed 's/^  shards: 1$$/  shards: 16                 # not published: jobs per per-image stage/' $(PAPER).retab; } > $(PAPER).new
 	mv $(PAPER).new $(PAPER) && rm $(PAPER).retab
+	$(BIN)/python docs/generate.py
 
 setup: $(STAMP)
 

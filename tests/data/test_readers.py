@@ -158,6 +158,18 @@ class TestFolder(ReaderBattery):
         assert [s.labels for s in manifest.samples()] == [(0, 1)] * 3 + [(2,)] * 2
         assert all(s.mask is None for s in manifest.samples())
 
+    def test_an_image_without_a_mask_takes_its_labels_from_the_list(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        (folder / "masks" / "train" / "train 1.png").unlink()
+        with pytest.raises(DataError, match="missing mask: 1"):
+            prepare(options(FolderData(root=str(folder))), folder=tmp_path)
+        (folder / "labels.csv").write_text("stem,name\ntrain 1,car\n")
+        manifest, table, card = prepare(options(FolderData(root=str(folder))), folder=tmp_path)
+        assert [s.id for s in manifest.samples() if s.mask is None] == ["train 1"]
+        assert [table.name_of(label) for label in manifest.by_id("train 1").labels] == ["car"]
+        assert card["subsets"]["train"]["masks"] == 2
+
 
 class TestImagenet(ReaderBattery):
     subsets = ("train",)

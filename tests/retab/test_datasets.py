@@ -269,15 +269,15 @@ def test_classifier_pads_with_the_mean_colour(make: Make) -> None:
     assert len(offsets) > 3
 
 
-def test_image_without_labels_is_named(make: Make) -> None:
-    with pytest.raises(DataError, match="image empty has no labels"):
-        ClassifierDataset(
-            samples=[make("empty", regions(20, 20), labels=())],
-            table=TABLE,
-            options=Classifier(),
-            mean=MEAN,
-            std=STD,
-        )
+def test_image_of_background_alone_has_all_zeros(make: Make) -> None:
+    data = ClassifierDataset(
+        samples=[make("empty", regions(20, 20), labels=())],
+        table=TABLE,
+        options=Classifier(crop=32, long_side=[32, 32]),
+        mean=MEAN,
+        std=STD,
+    )
+    assert not data.item(0, np.random.default_rng(0))["target"].any()
 
 
 def segmentation(sample: Sample, **changes: object) -> SegmentationDataset:

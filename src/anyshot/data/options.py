@@ -45,7 +45,7 @@ class FolderData(DataSource):
     reader: Literal["folder"] = "folder"
     root: str = Field(description="folder with images/, masks/ and classes.csv")
     masks: bool = Field(
-        True, description="false: no masks are read, image labels come from labels.csv (stem,name)"
+        True, description="false: no masks are read at all, every label comes from labels.csv (stem,name)"
     )
 
 

@@ -134,7 +134,7 @@ def check_sample(sample: Sample, *, table: ClassTable, decode: bool, labels_from
             pixels = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
             problems.extend(_value_problems(sample, pixels, table))
     labels = sample.labels
-    if labels_from_mask:
+    if labels_from_mask and sample.mask is not None:
         labels = tuple(sorted(set(pixels) & set(table.foreground_ids)))
     if not problems and not labels and table.background_id not in pixels:
         where = sample.mask or sample.image

@@ -50,7 +50,7 @@ def _image(array: np.ndarray) -> np.ndarray:
 
 
 class ClassifierDataset:
-    """Images and multi-hot labels (retab.md 2.3). An image without labels is an error that names it."""
+    """Images and multi-hot labels (retab.md 2.3); an image of background alone has all zeros."""
 
     def __init__(
         self,
@@ -63,13 +63,6 @@ class ClassifierDataset:
     ) -> None:
         self.samples, self.options, self.mean, self.std = samples, options, mean, std
         self.positions = {class_id: k for k, class_id in enumerate(table.foreground_ids)}
-        for sample in samples:
-            if not sample.labels:
-                raise DataError(
-                    f"image {sample.id} has no labels, and the classifier learns from image labels:"
-                    " add labels to"
-                    " the manifest's source, or set `on_bad_sample: skip` for the data set"
-                )
 
     def __len__(self) -> int:
         return len(self.samples)

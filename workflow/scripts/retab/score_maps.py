@@ -41,8 +41,7 @@ class Scorer:
         tallies["pseudo_label"] = evaluation.Tally(len(self.table), None)
         background = int(self.table.ids[0])
         for sample in samples:
-            if sample.mask is None:
-                raise DataError(f"image {sample.id} has no mask, so nothing can be scored on it")
+            assert sample.mask is not None  # main() leaves the others out
             truth = index_map(read_mask(sample.mask), self.table)
             for name, store in self.scores.items():
                 scores, tally = store[sample.id], tallies[name]
@@ -72,6 +71,12 @@ def images_csv(tallies: Mapping[str, evaluation.Tally], samples: Sequence[Sample
 
 def main(job: Job[ScoreMaps]) -> None:
     samples, table = read_data(job.input("manifest"), job.input("classes"), job.options.dataset.subsets)
+    without = [sample.id for sample in samples if sample.mask is None]
+    samples = [sample for sample in samples if sample.mask is not None]
+    if not samples:
+        raise DataError(f"none of the {len(without)} images has a mask, so nothing can be scored on them")
+    if without:
+        job.log.info("%d images without a mask are left out of the scores", len(without))
     split = json.loads(job.input("split").read_text(encoding="utf-8"))
     roles = roles_of(table, split)
     inputs = {variant: job.inputs(name) for variant, name in VARIANTS.items() if job.has_input(name)}

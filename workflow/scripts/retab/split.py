@@ -20,6 +20,13 @@ def main(job: Job[Split]) -> None:
             f" {len(samples)} (rule"
             f" {options.rule}); both are needed: choose other novel classes ({', '.join(options.novel)})"
         )
+    masked = {sample.id for sample in samples if sample.mask is not None}
+    bare = [sample_id for sample_id in base if sample_id not in masked]
+    if bare:
+        raise DataError(
+            f"{len(bare)} base images have no mask, the first is {bare[0]!r}: give them masks, or label them with a"
+            " novel class"
+        )
     job.log.info("%s: %d base and %d novel images", options.dataset.split, len(base), len(novel))
 
     write_text(job.output("samples"), supervision_csv(split=options.dataset.split, base=base, novel=novel))

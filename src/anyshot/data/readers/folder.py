@@ -1,4 +1,7 @@
-"""Own data: images/<subset>/*, masks/<subset>/<stem>.png, classes.csv (id,name[,kind,red,green,blue])."""
+"""Own data: images/<subset>/*, masks/<subset>/<stem>.png, classes.csv (id,name[,kind,red,green,blue]).
+
+An image without a mask takes its labels from labels.csv (stem,name): so novel images need no masks.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ def read(options: FolderData) -> DataSet:
     table = ClassTable.read(root / "classes.csv")
     files = [(subset.name, path) for subset in _subset_folders(root) for path in images_in(subset)]
     in_subsets = Counter(stem for stem, _ in {(path.stem, subset) for subset, path in files})
-    labels = None if options.masks else _read_labels(root / "labels.csv", table)
+    listed = root / "labels.csv"
+    labels = _read_labels(listed, table) if listed.is_file() or not options.masks else {}
     samples: list[Sample] = []
     problems: list[Problem] = []
     seen: set[str] = set()
@@ -36,7 +40,9 @@ def read(options: FolderData) -> DataSet:
             continue
         seen.add(sample_id)
         mask = root / "masks" / subset / f"{path.stem}.png" if options.masks else None
-        classes = () if labels is None else labels.get(path.stem, ())
+        classes = labels.get(path.stem, ())
+        if mask is not None and classes and not mask.is_file():
+            mask = None  # an image-labelled image; without a label too, the missing mask is a problem
         samples.append(Sample(sample_id, path, mask, subset, classes))
     return DataSet(samples, table, root, labels_from_masks=options.masks, problems=tuple(problems))
 
