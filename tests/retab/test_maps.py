@@ -110,7 +110,7 @@ def test_cams_equal_the_plain_version(repository: Path, tmp_path: Path, inputs: 
 
 def test_boundary_maps(repository: Path, tmp_path: Path, inputs: dict[str, Path]) -> None:
     """1 = open where the probability is below the threshold, at the image's own size; no mask is needed."""
-    network = saved_network(tmp_path, "retab_boundary", {"branch_channels": [4, 4, 8], "branch_norm": False})
+    network = saved_network(tmp_path, "retab_boundary", {"branch_channels": [4, 4, 8], "initial_gain": 4.0})
     job = Job.for_tests(
         "retab.boundary_map",
         BoundaryMap(dataset=Dataset(subsets=["train"])),

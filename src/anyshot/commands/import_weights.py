@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 # By kind of network: the options of its stage that its builder needs, beside the backbone and the classes.
 HEAD_OPTIONS = {
     "classifier": ("dropout",),
-    "affinity": ("branch_channels", "branch_norm"),
-    "boundary": ("branch_channels", "branch_norm"),
+    "affinity": ("branch_channels", "initial_gain"),
+    "boundary": ("branch_channels", "initial_gain"),
     "segmentation": ("head_channels", "head_dilation", "skip_channels"),
 }
 KINDS = tuple(HEAD_OPTIONS)

@@ -43,14 +43,9 @@ class ClassificationNet(nn.Module):
 
 
 class TapBranches(nn.Module):
-    """Three 1x1 convolutions with ELU on the taps, brought to the finest tap's grid and joined.
+    """Three 1x1 convolutions with ELU on the taps, brought to the finest tap's grid and joined."""
 
-    With `norm` each branch is group-normalised before the ELU, as IRN does (retab.md 2.12): backbones whose
-    taps have other scales than ResNet-38's then train as fast. The module itself has no name in the state
-    dict.
-    """
-
-    def __init__(self, *, backbone: Backbone, channels: Sequence[int], norm: bool = False) -> None:
+    def __init__(self, *, backbone: Backbone, channels: Sequence[int]) -> None:
         super().__init__()
         if len(backbone.channels) < 3 or backbone.reductions[-3] != GRID:
             raise ConfigError(
@@ -65,7 +60,6 @@ class TapBranches(nn.Module):
         )
         for branch in (self.f8_3, self.f8_4, self.f8_5):
             nn.init.kaiming_normal_(branch.weight)
-        self.norms = nn.ModuleList(nn.GroupNorm(4, narrow) for narrow in channels) if norm else None
 
     def joined(self, images: Tensor) -> Tensor:
         """Joined branches (B, sum(channels), h, w) at stride 8."""
@@ -80,10 +74,10 @@ class TapBranches(nn.Module):
 class BoundaryNet(TapBranches):
     """Logit of "a contour passes here" at stride 8 (retab.md 2.6)."""
 
-    def __init__(self, *, backbone: Backbone, channels: Sequence[int], norm: bool = False) -> None:
-        super().__init__(backbone=backbone, channels=channels, norm=norm)
+    def __init__(self, *, backbone: Backbone, channels: Sequence[int], initial_gain: float = 4.0) -> None:
+        super().__init__(backbone=backbone, channels=channels)
         self.f9 = nn.Conv2d(sum(channels), 1, 1, bias=False)
-        nn.init.xavier_uniform_(self.f9.weight, gain=1 if norm else 4)
+        nn.init.xavier_uniform_(self.f9.weight, gain=initial_gain)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, 1, h, w) at stride 8."""
@@ -98,10 +92,10 @@ def upsample_boundary(logits: Tensor, size: torch.Size | tuple[int, int]) -> Ten
 class AffinityNet(TapBranches):
     """Features whose mean L1 distance is minus the log affinity (retab.md 2.8)."""
 
-    def __init__(self, *, backbone: Backbone, channels: Sequence[int], norm: bool = False) -> None:
-        super().__init__(backbone=backbone, channels=channels, norm=norm)
+    def __init__(self, *, backbone: Backbone, channels: Sequence[int], initial_gain: float = 4.0) -> None:
+        super().__init__(backbone=backbone, channels=channels)
         self.f9 = nn.Conv2d(sum(channels), sum(channels), 1, bias=False)
-        nn.init.xavier_uniform_(self.f9.weight, gain=1 if norm else 4)
+        nn.init.xavier_uniform_(self.f9.weight, gain=initial_gain)
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, sum(channels), h, w) at stride 8."""
@@ -175,11 +169,13 @@ def _classifier(backbone: Backbone, options: Mapping[str, Any]) -> nn.Module:
 
 
 def _boundary(backbone: Backbone, options: Mapping[str, Any]) -> nn.Module:
-    return BoundaryNet(backbone=backbone, channels=options["branch_channels"], norm=options["branch_norm"])
+    channels, gain = options["branch_channels"], options["initial_gain"]
+    return BoundaryNet(backbone=backbone, channels=channels, initial_gain=gain)
 
 
 def _affinity(backbone: Backbone, options: Mapping[str, Any]) -> nn.Module:
-    return AffinityNet(backbone=backbone, channels=options["branch_channels"], norm=options["branch_norm"])
+    channels, gain = options["branch_channels"], options["initial_gain"]
+    return AffinityNet(backbone=backbone, channels=channels, initial_gain=gain)
 
 
 def _segmentation(backbone: Backbone, options: Mapping[str, Any]) -> nn.Module:

@@ -144,8 +144,10 @@ class Boundary(StageOptions):
         max_length=3,
         description="channels of the three branches",
     )
-    branch_norm: bool = Field(
-        False, description="group-normalise the branches; for backbones other than resnet38"
+    initial_gain: float = Field(
+        4.0,
+        gt=0,
+        description="Xavier gain of the last layer; 1 where taps are larger than resnet38's (official: 4)",
     )
     crops: Crops = Field(default_factory=Crops)
     contour: Literal["mask", "synthesise"] = Field(
@@ -184,8 +186,10 @@ class Affinity(StageOptions):
         max_length=3,
         description="channels of the three branches",
     )
-    branch_norm: bool = Field(
-        False, description="group-normalise the branches; for backbones other than resnet38"
+    initial_gain: float = Field(
+        4.0,
+        gt=0,
+        description="Xavier gain of the last layer; 1 where taps are larger than resnet38's (official: 4)",
     )
     backbone: PublishedBackbone = Field(default_factory=PublishedBackbone)
     optimiser: OptimiserOptions = Field(default_factory=OptimiserOptions)

@@ -70,7 +70,7 @@ def main(job: Job[Affinity]) -> None:
         network_options={
             "backbone": options.backbone.model_dump(),
             "branch_channels": options.branch_channels,
-            "branch_norm": options.branch_norm,
+            "initial_gain": options.initial_gain,
         },
         table=table,
         split=supervision.split,

@@ -38,7 +38,7 @@ def main(job: Job[Boundary]) -> None:
     network = {
         "backbone": options.backbone.model_dump(),
         "branch_channels": options.branch_channels,
-        "branch_norm": options.branch_norm,
+        "initial_gain": options.initial_gain,
     }
     fit(
         job,

@@ -24,7 +24,8 @@ def main(job: Job[Split]) -> None:
     bare = [sample_id for sample_id in base if sample_id not in masked]
     if bare:
         raise DataError(
-            f"{len(bare)} base images have no mask, the first is {bare[0]!r}: give them masks, or label them with a"
+            f"{len(bare)} base images have no mask, the first is {bare[0]!r}: give them masks, or"
+            " label them with a"
             " novel class"
         )
     job.log.info("%s: %d base and %d novel images", options.dataset.split, len(base), len(novel))
