@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+# Tiny networks are slower on several threads; stage scripts are given their own number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

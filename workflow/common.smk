@@ -22,6 +22,9 @@ for name, folder in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", Path(
     others = [part for part in os.environ.get(name, "").split(os.pathsep) if part not in ("", str(folder))]
     os.environ.update({name: os.pathsep.join([str(folder), *others])})
 
+# Threads that wait let others run: on a busy machine, spinning ones slow each other down tenfold.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 R = settings.results.rstrip("/")
 LOGS = f"{R}/logs"
 BENCHMARKS = f"{R}/benchmarks"
