@@ -9,10 +9,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from anyshot.data.transforms import resize_image
 from anyshot.engine.inference import (
     multi_scale_logits,
     multi_scale_logits_batch,
-    resize_image,
     segment_tiled,
     tile_spans,
 )
@@ -189,7 +189,7 @@ def test_impossible_arguments_are_named() -> None:
 
 def test_resize_to_the_same_size_is_the_image_itself() -> None:
     image = picture(9, 5)
-    assert resize_image(image, (9, 5), "bilinear") is image
+    assert resize_image(image, 9, 5) is image
 
 
 def test_a_batch_gives_what_single_images_give() -> None:
