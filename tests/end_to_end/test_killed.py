@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Checkout, processes_of, succeeded
 from safetensors.numpy import load_file
+
+from tests.end_to_end.checkout import Checkout, processes_of, succeeded
 
 PATIENCE = 300  # s
 

@@ -6,7 +6,7 @@ import csv
 import json
 from pathlib import Path
 
-from conftest import Checkout, files_of, succeeded
+from tests.end_to_end.checkout import Checkout, files_of, succeeded
 
 EXPECTED = Path(__file__).with_name("outputs.txt").read_text().split()
 

@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Checkout
 
 from anyshot.errors import WeightsError
 from anyshot.retab.options import Predict, Split
 from anyshot.retab.samples import read_table
 from anyshot.retab.training import load_network
+from tests.end_to_end.checkout import Checkout
 
 
 def boundary_of(run: Checkout) -> Path:
