@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CONFIG = Path(__file__).with_name("tiny.yaml")
-PARTS = ("Snakefile", "config.yaml", "rules", "workflow", "envs", "slurm", "src")
+PARTS = ("Snakefile", "rules", "workflow", "envs", "slurm", "src")
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,12 @@ class Checkout:
         folder.mkdir(parents=True)
         for part in PARTS:
             (folder / part).symlink_to(repository / part)
+        shutil.copy(CONFIG, folder / "config.yaml")
         return cls(folder)
 
     def command(self, *targets: str) -> list[str]:
         snakemake = Path(sys.executable).with_name("snakemake")
-        return [str(snakemake), "--cores", "2", "--configfile", str(CONFIG), "--quiet", "all", "--", *targets]
+        return [str(snakemake), "--cores", "2", "--quiet", "all", "--", *targets]
 
     def run(self, *targets: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
