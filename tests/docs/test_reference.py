@@ -13,7 +13,6 @@ from anyshot.config import Config
 from anyshot.retab.system import FILLED_IN, STAGES
 
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)(#[^)]*)?\)")
-SUPPLIED_LATER = {"docs/images/demo.jpg"}  # made from a run of the demo
 
 
 @pytest.fixture(scope="module")
@@ -58,5 +57,4 @@ def test_links_lead_somewhere(repository: Path) -> None:
     for page in pages:
         for target, _ in LINK.findall(page.read_text(encoding="utf-8")):
             path = (page.parent / target).resolve()
-            known = str(path.relative_to(repository)) in SUPPLIED_LATER
-            assert known or path.exists(), f"{page.name}: {target}"
+            assert path.exists(), f"{page.name}: {target}"
