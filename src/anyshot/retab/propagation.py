@@ -41,9 +41,6 @@ def propagate(
         )
     official = options.mask_resize == "official"
     cells = planes.shape[1:]
-    if not official:  # cells of the padding count as open: no boundary was seen there
-        padding = [(0, max(0, n * STRIDE - side)) for n, side in zip(cells, open_map.shape, strict=True)]
-        open_map = np.pad(open_map, padding, constant_values=True)
     open_cells = mask_to_grid(open_map, height=cells[0], width=cells[1], stride=STRIDE, official=official)
     for stage in ("stage1", "stage2"):
         if stage == "stage2" and options.interstage == "official":
