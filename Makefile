@@ -12,8 +12,8 @@ SUPPORTED := import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)]
 # The first of these that is a supported version; empty when none is.
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do $$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
 CORES ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
-# Two small trainings side by side are faster than one after the other with all cores each.
-ONE_THREAD := --set-threads retab_classifier=1 retab_boundary=1 retab_affinity=1
+# Small jobs side by side are faster than one after the other with all cores each.
+ONE_THREAD := --set-threads $(foreach rule,classifier boundary boundary_map affinity affinity_map random_walk score_maps,retab_$(rule)=1)
 STAMP := $(VENV)/.set-up
 SNAKEFILES := Snakefile rules workflow
 PAPER := config/paper/retab_voc.yaml

@@ -76,3 +76,25 @@ def test_affinity_training_killed_in_the_middle(finished_run: Checkout, interrup
     assert "continu" in log or "resum" in log
     miou = "retab/fold0/miou.json"
     assert without_times(interrupted / miou) == without_times(finished_run / miou)
+
+
+@pytest.mark.slow
+def test_cam_shard_killed_in_the_middle(finished_run: Checkout, interrupted: Checkout) -> None:
+    folder = interrupted / "retab/shared/cam"
+    forget(interrupted, "retab/fold0", "split", "boundary", "boundary_map")
+    forget(interrupted, "retab/shared", "classifier", "cam")
+    (folder / "2of2.h5").unlink()
+
+    def half_written() -> bool:
+        return any(path.name != "1of2.h5" and path.stat().st_size > 0 for path in folder.iterdir())
+
+    target = "results/retab/fold0/miou.json"
+    started = interrupted.start(target)
+    kill_when(started, "retab/cam.py", interrupted.folder, half_written)
+    assert started.wait(PATIENCE) != 0
+    assert not (folder / "2of2.h5").exists(), "a store has its name only when it is complete"
+
+    succeeded(interrupted.run(target))
+    assert sorted(path.name for path in folder.iterdir()) == ["1of2.h5", "2of2.h5"]
+    miou = "retab/fold0/miou.json"
+    assert without_times(interrupted / miou) == without_times(finished_run / miou)

@@ -1,4 +1,4 @@
-"""What a whole run leaves behind: the list of files, the numbers' form."""
+"""What a whole run leaves behind: the list of files, the numbers' form, and nothing to do the second time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import json
 from pathlib import Path
 
-from tests.end_to_end.checkout import Checkout, files_of
+from tests.end_to_end.checkout import Checkout, files_of, succeeded
 
 EXPECTED = Path(__file__).with_name("outputs.txt").read_text().split()
 
@@ -18,6 +18,16 @@ def test_the_files_of_a_run(finished_run: Checkout) -> None:
         if not path.endswith((".png", ".jpg", ".txt"))
     ]
     assert found == sorted(EXPECTED)
+
+
+def test_a_second_run_has_nothing_to_do(finished_run: Checkout) -> None:
+    def times() -> dict[Path, int]:
+        found = (finished_run.folder / "results").rglob("*")
+        return {path: path.stat().st_mtime_ns for path in found if path.is_file()}
+
+    before = times()
+    succeeded(finished_run.run("all_folds", "results/report.html"))
+    assert times() == before
 
 
 def test_miou_says_what_it_is(finished_run: Checkout) -> None:
