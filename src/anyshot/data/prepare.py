@@ -89,7 +89,13 @@ def check_samples(
 ) -> dict[str, Check]:
     """Check all samples; the result does not depend on `threads`. Raises DataError for repeated ids."""
     Manifest(data.samples)
-    work = partial(check_sample, table=data.table, decode=decode, labels_from_mask=data.labels_from_masks)
+    work = partial(
+        check_sample,
+        table=data.table,
+        decode=decode,
+        labels_from_mask=data.labels_from_masks,
+        void=data.void,
+    )
     total = len(data.samples)
     wrap = progress if progress is not None else lambda checks, total: checks
     found = {check.id: check for check in wrap(map_samples(work, data.samples, threads=threads), total)}
@@ -108,8 +114,18 @@ def map_samples(work: Callable[[Sample], R], samples: Sequence[Sample], *, threa
         yield from pool.map(work, samples, chunksize=max(1, min(64, len(samples) // (4 * processes))))
 
 
-def check_sample(sample: Sample, *, table: ClassTable, decode: bool, labels_from_mask: bool) -> Check:
-    """Check one sample's image and mask; nothing is raised, everything found is in the result."""
+def check_sample(
+    sample: Sample,
+    *,
+    table: ClassTable,
+    decode: bool,
+    labels_from_mask: bool,
+    void: frozenset[int] = frozenset(),
+) -> Check:
+    """Check one sample's image and mask; nothing is raised, everything found is in the result.
+
+    `void` are the mask values that mean ignored beside the table's own ignore value.
+    """
     problems: list[Problem] = []
     height = width = 0
     try:
@@ -132,7 +148,7 @@ def check_sample(sample: Sample, *, table: ClassTable, decode: bool, labels_from
                 problems.append(Problem(sample.id, "size mismatch", f"{message}; make both the same"))
             counts = np.bincount(mask.ravel())
             pixels = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
-            problems.extend(_value_problems(sample, pixels, table))
+            problems.extend(_value_problems(sample, pixels, table, void))
     labels = sample.labels
     if labels_from_mask and sample.mask is not None:
         labels = tuple(sorted(set(pixels) & set(table.foreground_ids)))
@@ -144,16 +160,23 @@ def check_sample(sample: Sample, *, table: ClassTable, decode: bool, labels_from
     return Check(sample.id, height, width, pixels, labels, tuple(problems))
 
 
-def _value_problems(sample: Sample, pixels: dict[int, int], table: ClassTable) -> list[Problem]:
-    outside = [value for value in pixels if value not in table.index_of and value != table.ignore]
+def _value_problems(
+    sample: Sample, pixels: dict[int, int], table: ClassTable, void: frozenset[int]
+) -> list[Problem]:
+    ignored = sorted({table.ignore, *void})
+    outside = [value for value in pixels if value not in table.index_of and value not in ignored]
     if not outside:
         return []
     shown = ", ".join(f"{value} ({pixels[value]} px)" for value in outside[:5])
     message = (
         f"{sample.mask}: the mask has values outside the class table: {shown}; allowed are"
-        f" {len(table)} ids, {min(table.ids)}..{max(table.ids)}, and {table.ignore} for ignored pixels"
+        f" {len(table)} ids, {min(table.ids)}..{max(table.ids)}, and {_listed(ignored)} for ignored pixels"
     )
     return [Problem(sample.id, "ids outside the table", message)]
+
+
+def _listed(values: Sequence[int]) -> str:
+    return ", ".join(str(value) for value in values)
 
 
 def _size(height: int, width: int) -> str:
@@ -196,9 +219,7 @@ def make_card(
         "root": str(data.root),
         "images": len(manifest),
         "class_table": data.table.digest(),
-        "subsets": {
-            name: _subset_card(manifest.samples([name]), data.table, checks) for name in manifest.subsets
-        },
+        "subsets": {name: _subset_card(manifest.samples([name]), data, checks) for name in manifest.subsets},
         "problems": {
             "count": len(problems),
             "dropped_samples": len(data.samples) - len(manifest),
@@ -215,8 +236,9 @@ def _dump(source: DataSource) -> dict[str, Any]:
     return source.model_dump(mode="json")
 
 
-def _subset_card(samples: Sequence[Sample], table: ClassTable, checks: dict[str, Check]) -> dict[str, Any]:
+def _subset_card(samples: Sequence[Sample], data: DataSet, checks: dict[str, Check]) -> dict[str, Any]:
     """Counts of one subset. `images_with_void` is the audit of 255 contours (retab.md section 6, P1)."""
+    table, ignored = data.table, {data.table.ignore, *data.void}
     found = [checks[sample.id] for sample in samples]
     images = Counter(label for sample in samples for label in sample.labels)
     masks = Counter(value for check in found for value in check.pixels)
@@ -227,8 +249,8 @@ def _subset_card(samples: Sequence[Sample], table: ClassTable, checks: dict[str,
     return {
         "images": len(samples),
         "masks": sum(sample.mask is not None for sample in samples),
-        "images_with_void": masks[table.ignore],
-        "void_share": pixels[table.ignore] / total if total else None,
+        "images_with_void": sum(not ignored.isdisjoint(check.pixels) for check in found),
+        "void_share": sum(pixels[value] for value in ignored) / total if total else None,
         "background_only": sum(not sample.labels for sample in samples),
         "labels_per_image": sum(images.values()) / len(samples),
         "sha256_of_ids": sha256_of_ids(sample.id for sample in samples),

@@ -12,7 +12,7 @@ from anyshot.data.manifest import Sample
 from anyshot.data.options import DataSource
 from anyshot.errors import ConfigError, DataError
 
-READERS: Final = ("voc", "folder", "imagenet", "scenes")
+READERS: Final = ("voc", "folder", "imagenet", "scenes", "cityscapes", "camvid")
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 
 
@@ -31,6 +31,7 @@ class DataSet:
 
     The files are not opened yet. `labels_from_masks` says that the samples' labels are still to be read from
     their masks; `problems` are those a reader meets itself (a file without its partner, an unknown name).
+    `void` are the mask values that mean ignored beside the table's own ignore value; none of them is a class.
     """
 
     samples: list[Sample]
@@ -38,6 +39,7 @@ class DataSet:
     root: Path
     labels_from_masks: bool = False
     problems: tuple[Problem, ...] = ()
+    void: frozenset[int] = frozenset()
 
 
 def read(name: str, options: DataSource, *, folder: Path | None = None) -> DataSet:
