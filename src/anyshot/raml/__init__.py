@@ -1,0 +1,1 @@
+"""RAML: open-world segmentation by region-aware metric learning on meta channels (IJCAI 2022)."""
