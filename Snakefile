@@ -21,10 +21,12 @@ report: "workflow/report/workflow.rst"
 
 wildcard_constraints:
     name=one_of(settings.data),
-    split=one_of(settings.splits()),
+    split=one_of(settings.every_split()),
     shard=r"\d+of\d+",
     labels="mixed|crf_only|gt_only",
     walk="retab|psa",
+    shot=r"\d+",
+    support=r"\d+",
 
 
 # A cap such as --resources=gpu=4 counts the GPUs of one machine; on a cluster Slurm counts them itself.
@@ -36,6 +38,7 @@ localrules:
     all,
     all_folds,
     data_download,
+    raml_all,
     retab_all,
     retab_summary,
 
@@ -55,4 +58,5 @@ rule all_folds:
 
 include: "rules/data.smk"
 include: "rules/retab.smk"
+include: "rules/raml.smk"
 include: "rules/report.smk"

@@ -52,14 +52,27 @@ def stage(script, inputs, outputs, *, seed=False, sharded=False):
     return " ".join([*parts, "--log {log:q}"])
 
 
+# Wildcards that choose among the options of a stage.
+WILDCARDS = ("name", "split", "labels", "walk", "shot", "support")
+
+
 def options(name):
     """A rule's `params.options`: the canonical JSON of exactly this stage's options, for the rule's wildcards."""
 
     def dump(wildcards):
-        known = {key: value for key, value in wildcards.items() if key in ("name", "split", "labels", "walk")}
+        known = {key: value for key, value in wildcards.items() if key in WILDCARDS}
         return settings.stage(name, **known).canonical()
 
     return dump
+
+
+def network(folder):
+    """Outputs of a training: weights, what they are, and the course of the training."""
+    return {
+        "weights": f"{folder}/model.safetensors",
+        "card": f"{folder}/model.json",
+        "curve": f"{folder}/train.jsonl",
+    }
 
 
 # Params of the sharded rules. The wildcard {shard} `2of4` is number 1, counted from 0, of 4.
@@ -80,9 +93,10 @@ def need(*, gpu, megabytes, minutes):
 
 def wanted(targets):
     """The files that `targets` of the configuration mean: groups of results, or files as they are."""
+    systems = {"retab": rules.retab_all.input, "raml": rules.raml_all.input}
     groups = {
-        "all_folds": rules.retab_all.input,
-        "retab_all": rules.retab_all.input,
+        "all_folds": [path for system in settings.systems for path in systems[system]],
+        **{f"{system}_all": files for system, files in systems.items()},
         "report": rules.report.output,
     }
     return [path for target in targets for path in groups.get(target, [target])]

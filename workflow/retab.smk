@@ -18,15 +18,6 @@ def sharded(pattern):
     return expand(pattern, shard=SHARDS, allow_missing=True)
 
 
-def network(folder):
-    """Outputs of a training: weights, what they are, and the course of the training."""
-    return {
-        "weights": f"{folder}/model.safetensors",
-        "card": f"{folder}/model.json",
-        "curve": f"{folder}/train.jsonl",
-    }
-
-
 def retab_affinity_of(wildcards):
     """The affinities a walk runs on: PSA's for `psa`, the configured line's for `retab`."""
     if wildcards.walk == "psa":

@@ -20,18 +20,21 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from anyshot.config_errors import found, message, translate, unknown
+from anyshot.data.open_splits import OPEN_SCHEMES
 from anyshot.data.options import DataOptions, Download, Prepare
 from anyshot.data.splits import novel_class_names, split_names
 from anyshot.errors import AnyshotError, ConfigError
 from anyshot.options import Options, StageOptions
 from anyshot.page_options import Report
+from anyshot.raml.system import Raml
 from anyshot.retab.system import Retab
 
 NAME = re.compile(r"\w[\w-]*")  # of data sets and splits: they become folders
 SHARED = "shared"  # the folder of what does not depend on the split
 SCHEMES = ("pascal_5i", "scenes_5i")
+SYSTEMS = ("retab", "raml")
 LIST = "tag:yaml.org,2002:seq"
-GROUPS = ("all_folds", "retab_all", "report")  # targets that are rules, not files
+GROUPS = ("all_folds", "retab_all", "raml_all", "report")  # targets that are rules, not files
 
 
 class Config(Options):
@@ -40,11 +43,11 @@ class Config(Options):
     results: str = Field("results", min_length=1, description="folder of everything the workflow makes")
     seed: int = Field(0, ge=0, description="seed of every training")
     gpus: int = Field(1, ge=0, description="GPUs per network stage; without a GPU the stages run on the CPU")
-    systems: list[Literal["retab"]] = Field(["retab"], min_length=1, description="systems to run")
+    systems: list[Literal["retab", "raml"]] = Field(["retab"], min_length=1, description="systems to run")
     targets: list[str] = Field(
         default_factory=lambda: ["all_folds", "report"],
         min_length=1,
-        description="what `snakemake` alone builds: all_folds, retab_all, report, or files",
+        description="what `snakemake` alone builds: all_folds, retab_all, raml_all, report, or files",
     )
     data: dict[str, DataOptions] = Field(description="the data sets, by name")
     download: Download = Field(
@@ -52,6 +55,7 @@ class Config(Options):
         description="what `snakemake data_download` fetches",
     )
     retab: Retab = Field(default_factory=Retab, description="RETAB (BMVC 2022)")
+    raml: Raml = Field(default_factory=Raml, description="RAML (IJCAI 2022)")
     report: Report = Field(default_factory=Report, description="the page results/report.html")
 
     def novel_classes(self, split: str) -> list[str]:
@@ -68,6 +72,14 @@ class Config(Options):
             return list(self.retab.novel_classes)
         return list(split_names(str(self.retab.scheme)))
 
+    def every_split(self) -> list[str]:
+        """Every split of any system, each name once."""
+        return list(dict.fromkeys([*self.splits(), *self.raml.every_split()]))
+
+    def splits_of(self, system: str) -> list[str]:
+        """Every split of one system."""
+        return self.splits() if system == "retab" else list(self.raml.every_split())
+
     def stage(
         self,
         stage: str,
@@ -76,6 +88,8 @@ class Config(Options):
         labels: str | None = None,
         walk: str | None = None,
         name: str | None = None,
+        shot: str | None = None,
+        support: str | None = None,
     ) -> StageOptions:
         """Options of the stage `system.stage`; the keywords are the rule's wildcards.
 
@@ -85,6 +99,8 @@ class Config(Options):
         if system == "retab":
             novel = self.novel_classes(split) if split not in (None, SHARED) else None
             return self.retab.stage(key, split=split, novel=novel, labels=labels, walk=walk)
+        if system == "raml":
+            return self.raml.stage(key, split=split, shot=shot, support=support)
         if stage == "data.prepare":
             return Prepare(name=str(name), source=self.data[str(name)])
         fixed: dict[str, StageOptions] = {"data.download": self.download, "report.report": self.report}
@@ -103,7 +119,7 @@ def load(content: Mapping[str, Any]) -> Config:
         config = Config.model_validate_json(json.dumps(plain), strict=True)
     except ValidationError as error:
         raise ConfigError(message(translate(error, plain, Config.model_json_schema()))) from None
-    problems = [*_names(config), *_scheme(config), *_targets(config)]
+    problems = [*_names(config), *_scheme(config), *_open_splits(config)] or _targets(config)
     if problems:
         raise ConfigError(message(problems))
     return config
@@ -112,12 +128,15 @@ def load(content: Mapping[str, Any]) -> Config:
 def check_targets(config: Config, words: Sequence[str]) -> None:
     """Raise ConfigError when one of `words`, a command line, is a result of a split that does not exist."""
     problems = []
+    root = Path(config.results).parts
     for word in words:
         parts = Path(word).parts
-        head = (*Path(config.results).parts, "retab")
-        split = parts[len(head)] if parts[: len(head)] == head and len(parts) > len(head) + 1 else SHARED
-        if split not in (SHARED, *config.splits()):
-            problems.append(f'{word}: there is no split "{split}"; {unknown(split, config.splits())}')
+        if parts[: len(root)] != root or len(parts) <= len(root) + 2 or parts[len(root)] not in SYSTEMS:
+            continue
+        system, split = parts[len(root) : len(root) + 2]
+        known = config.splits_of(system)
+        if split not in known and not (system == "retab" and split == SHARED):
+            problems.append(f'{word}: there is no split "{split}" of {system}; {unknown(split, known)}')
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -132,11 +151,13 @@ def _names(config: Config) -> list[str]:
         problems.append(f"results: found {found(config.results)}, expected a path without braces")
     for key in ("systems", "targets"):
         problems += _repeated(key, getattr(config, key))
-    if "retab" in config.systems and config.retab.data not in config.data:
-        problems.append(
-            f"retab.data: found {found(config.retab.data)}, expected the name of a data set under `data`; "
-            + unknown(config.retab.data, config.data)
-        )
+    for system in config.systems:
+        data = getattr(config, system).data
+        if data not in config.data:
+            problems.append(
+                f"{system}.data: found {found(data)}, expected the name of a data set under `data`; "
+                + unknown(data, config.data)
+            )
     return problems
 
 
@@ -170,6 +191,25 @@ def _scheme(config: Config) -> list[str]:
     return problems
 
 
+def _open_splits(config: Config) -> list[str]:
+    raml = config.raml
+    if raml.scheme is not None and raml.scheme not in OPEN_SCHEMES:
+        return [f"raml.scheme: found {found(raml.scheme)}; {unknown(raml.scheme, OPEN_SCHEMES)}"]
+    known = list(raml.every_split())
+    problems = [
+        f"raml.novel_classes.{name}: a split is named by letters, digits, _ and -"
+        for name in raml.novel_classes or {}
+        if not NAME.fullmatch(name)
+    ]
+    if "raml" in config.systems:
+        problems += [
+            f"raml.splits[{position}]: found {found(split)}, no such split; {unknown(split, known)}"
+            for position, split in enumerate(raml.splits)
+            if split not in known
+        ]
+    return problems
+
+
 def _targets(config: Config) -> list[str]:
     problems = []
     for position, target in enumerate(config.targets):
@@ -194,11 +234,13 @@ def published(system: str) -> str:
     """The published options of a system as YAML: every key, so that an overlay of them restores every one."""
     import yaml
 
+    from anyshot.raml import system as raml
     from anyshot.retab import system as retab
 
+    module = {"retab": retab, "raml": raml}[system]
     content = Config.model_fields[system].get_default(call_default_factory=True).model_dump(mode="json")
-    for stage in retab.STAGES:
-        for key in retab.FILLED_IN:
+    for stage in module.STAGES:
+        for key in module.FILLED_IN:
             content[stage].pop(key, None)
     filled = {key: value for key, value in content.items() if value != {}}
 
@@ -238,9 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--schema", action="store_true", help="print the JSON schema")
-    action.add_argument(
-        "--published", metavar="SYSTEM", choices=["retab"], help="print the published options"
-    )
+    action.add_argument("--published", metavar="SYSTEM", choices=SYSTEMS, help="print the published options")
     action.add_argument(
         "--check", nargs="+", type=Path, metavar="FILE", help="validate files merged left to right"
     )

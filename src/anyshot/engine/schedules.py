@@ -38,12 +38,14 @@ def warmup_poly(step: int, total: int, power: float, warmup_steps: int) -> float
 def schedule_of(options: OptimiserOptions) -> Schedule:
     """The schedule that the options name: (step, total steps) -> multiplier."""
 
+    floor = options.minimum_rate / options.learning_rate
+
     def multiplier(step: int, total: int) -> float:
-        rise = warmup(step, options.warmup_steps)
+        return max(floor, warmup(step, options.warmup_steps) * course(step, total))
+
+    def course(step: int, total: int) -> float:
         if options.schedule == "poly":
-            return rise * poly(step, total, options.poly_power)
-        if options.schedule == "cosine":
-            return rise * cosine(step, total)
-        return rise * constant(step, total)
+            return poly(step, total, options.poly_power)
+        return cosine(step, total) if options.schedule == "cosine" else constant(step, total)
 
     return multiplier
