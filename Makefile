@@ -16,7 +16,6 @@ CORES ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 ONE_THREAD := --set-threads $(foreach rule,classifier boundary boundary_map affinity affinity_map random_walk score_maps,retab_$(rule)=1)
 STAMP := $(VENV)/.set-up
 SNAKEFILES := Snakefile rules workflow
-PAPER := config/paper/retab_voc.yaml
 
 .PHONY: demo test setup clean lint generated
 .DEFAULT_GOAL := demo
@@ -39,12 +38,15 @@ lint: $(STAMP)
 	$(BIN)/snakefmt --check $(SNAKEFILES)
 	$(BIN)/snakemake --lint
 
-# After a change of an options class: the schema, and the part under `retab` of the published overlay.
+# After a change of an options class: the schema, the published overlays below their system's key, and the reference.
 generated: $(STAMP)
 	$(BIN)/python -m anyshot.config --schema > workflow/schema.json
-	$(BIN)/python -m anyshot.config --published retab > $(PAPER).retab
-	{ sed '/^retab:/,$$d' $(PAPER); sed 's/^  shards: 1$$/  shards: 16                 # not published: jobs per per-image stage/' $(PAPER).retab; } > $(PAPER).new
-	mv $(PAPER).new $(PAPER) && rm $(PAPER).retab
+	for pair in retab:retab_voc raml:raml_cityscapes; do \
+	  system=$${pair%%:*} overlay=config/paper/$${pair#*:}.yaml; \
+	  $(BIN)/python -m anyshot.config --published $$system > $$overlay.part || exit 1; \
+	  { sed "/^$$system:/,\$$d" $$overlay; sed 's/^  shards: 1$$/  shards: 16                 # not published: jobs per per-image stage/' $$overlay.part; } > $$overlay.new; \
+	  mv $$overlay.new $$overlay && rm $$overlay.part; \
+	done
 	$(BIN)/python docs/generate.py
 
 setup: $(STAMP)

@@ -27,12 +27,22 @@ from anyshot.config import Config
 from anyshot.data import options as data
 from anyshot.options import BackboneOptions, OptimiserOptions
 from anyshot.page_options import Report
+from anyshot.raml import system as raml
+from anyshot.retab import system as retab
 from anyshot.retab.options import Crf, Crops
-from anyshot.retab.system import FILLED_IN, STAGES, Retab
 
 DOCS = Path(__file__).resolve().parent
 REFERENCE, ARCHITECTURE = DOCS / "configuration.md", DOCS / "architecture.md"
 BEGIN, END = "<!-- rule graph: made by docs/generate.py -->", "<!-- end of the rule graph -->"
+
+READERS = (
+    data.VocData,
+    data.CityscapesData,
+    data.CamvidData,
+    data.FolderData,
+    data.ImagenetData,
+    data.ScenesData,
+)
 
 # Groups that several stages have: described once, and per stage only where their defaults differ.
 SHARED: dict[str, type[BaseModel]] = {
@@ -40,6 +50,12 @@ SHARED: dict[str, type[BaseModel]] = {
     "optimiser": OptimiserOptions,
     "crops": Crops,
     "crf": Crf,
+}
+
+# Each system's class and the module with its stages.
+SYSTEMS: dict[str, tuple[type[BaseModel], types.ModuleType]] = {
+    "retab": (retab.Retab, retab),
+    "raml": (raml.Raml, raml),
 }
 
 INTRODUCTION = """\
@@ -51,7 +67,7 @@ Made by `python docs/generate.py` from the classes that validate the configurati
 
     snakemake --configfile config/paper/retab_voc.yaml --cores 8 -- all_folds
 
-- A default below is the value of a key that is written nowhere. For RETAB the defaults are the published
+- A default below is the value of a key that is written nowhere. The systems' defaults are the published
   settings; `config.yaml` overrides many of them, so that everything runs on a small machine.
 - Before any job starts everything is validated. An unknown key, a wrong type, a value out of range or a
   contradiction is named with its full path, the value found and the values allowed. Without running
@@ -71,25 +87,23 @@ def reference() -> str:
         "## `data`: the data sets\n",
         "A name of your choice for each; `reader` decides which keys it has.\n",
     ]
-    for reader in (data.VocData, data.FolderData, data.ImagenetData, data.ScenesData):
+    for reader in READERS:
         name = reader.model_fields["reader"].default
         parts += [f"### `reader: {name}`\n", f"{summary(reader)}\n", table(reader, leave=["reader"])]
     found = Config.model_fields["download"].get_default(call_default_factory=True)
     note = f"What it fetches goes to `root`, which is `{found.root}` when `download` is not given at all.\n"
     parts += ["## `download`\n", f"{summary(data.Download)}\n", note, table(data.Download)]
     parts += ["## `report`\n", f"{summary(Report)}\n", table(Report)]
-    parts += ["## `retab`\n", f"{summary(Retab)}\n", table(Retab, leave=STAGES)]
+    for system, (model, module) in SYSTEMS.items():
+        parts += [f"## `{system}`\n", f"{summary(model)}\n", table(model, leave=module.STAGES)]
     parts += ["## Groups that several stages have\n"]
     for name, model in SHARED.items():
         parts += [f"### `{name}`\n", f"{summary(model)}\n", table(model)]
-    parts += ["## Stages of RETAB\n"]
-    for name, stage in STAGES.items():
-        parts += [
-            f"### `retab.{name}`\n",
-            f"{summary(stage)}\n",
-            table(stage, leave=FILLED_IN),
-            differing(stage),
-        ]
+    for system, (_, module) in SYSTEMS.items():
+        parts += [f"## Stages of {system.upper()}\n"]
+        for name, stage in module.STAGES.items():
+            shown_keys = table(stage, leave=module.FILLED_IN)
+            parts += [f"### `{system}.{name}`\n", f"{summary(stage)}\n", shown_keys, differing(stage)]
     return "\n".join(part for part in parts if part)
 
 
@@ -101,7 +115,7 @@ def summary(model: type[BaseModel]) -> str:
 
 def plain_text(text: str) -> str:
     """Text without references to sections of the specification, its <names> kept from being read as HTML."""
-    return re.sub(r"<(\w+)>", r"&lt;\1&gt;", re.sub(r" \(retab\.md [^)]*\)", "", text))
+    return re.sub(r"<(\w+)>", r"&lt;\1&gt;", re.sub(r" \((?:retab|raml)\.md [^)]*\)", "", text))
 
 
 def table(model: type[BaseModel], *, only: Iterable[str] | None = None, leave: Iterable[str] = ()) -> str:
@@ -129,7 +143,7 @@ def differing(stage: type[BaseModel]) -> str:
     """A line on the shared groups of a stage, with the defaults that are not the group's own."""
     lines = []
     for name, model in SHARED.items():
-        if name not in stage.model_fields and not (stage is STAGES["predict"] and name == "crf"):
+        if name not in stage.model_fields:
             continue
         field = stage.model_fields[name]
         found, usual = field.get_default(call_default_factory=True), model()

@@ -69,7 +69,7 @@ BAD: list[tuple[str, Any, list[str]]] = [
     ("retab.cam.scales", [], ["retab.cam.scales: found []", "at least 1"]),
     ("retab.classifier.long_side", [256], ["retab.classifier.long_side: found [256]", "exactly 2 items"]),
     ("retab.cam.output_stride", 9, ["retab.cam.output_stride: found 9, expected one of 8, 16, 32 or null"]),
-    ("systems", ["retap"], ['systems[0]: found "retap", expected "retab"']),
+    ("systems", ["retap"], ['systems[0]: found "retap", expected one of "retab", "raml"']),
     ("data.scenes.reader", "scene", ['data.scenes.reader: found "scene", expected one of folder, imagenet']),
     ("data.mine", {"root": "x"}, ["data.mine.reader: not given, expected one of folder"]),
     ("data.mine", {"reader": "voc"}, ["data.mine.root: not given, expected text"]),

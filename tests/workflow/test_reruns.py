@@ -14,6 +14,12 @@ import pytest
 # The shipped configuration is tuned now and then; these keys must differ from what they are changed to.
 BEFORE = {"retab.shards": 2, "retab.affinity_map.border": "official", "retab.split.rule": "mask"}
 
+# Stages that draw random numbers.
+SEEDED = {
+    "retab_classifier", "retab_boundary", "retab_affinity", "retab_segmentation",
+    "raml_closed_set", "raml_meta_channel", "raml_metric",
+}  # fmt: skip
+
 # A change of this key makes these rules run again for their own sake; what depends on them follows.
 CHANGES: list[tuple[str, Any, set[str]]] = [
     ("data.scenes.size", 96, {"data_prepare"}),
@@ -35,7 +41,16 @@ CHANGES: list[tuple[str, Any, set[str]]] = [
     ("retab.score_maps.walk_sweep", [0.0, 0.3, 0.1], {"retab_score_maps"}),
     ("retab.score_subset", "val", {"retab_score_maps"}),
     ("retab.evaluate_subset", "train", {"retab_predict", "retab_evaluate"}),
-    ("seed", 7, {"retab_classifier", "retab_boundary", "retab_affinity", "retab_segmentation"}),
+    ("raml.closed_set.optimiser.learning_rate", 0.0123, {"raml_closed_set"}),
+    ("raml.meta_channel.coverage", 0.03, {"raml_meta_channel"}),
+    ("raml.metric.gamma", 9.0, {"raml_metric"}),
+    ("raml.novel_bank.hit_ratio", 0.2, {"raml_novel_bank"}),
+    ("raml.open_world.threshold", 0.85, {"raml_open_world"}),
+    ("raml.open_world.reject_known", True, {"raml_open_world", "raml_evaluate"}),
+    ("raml.anomaly.sobel", 60.0, {"raml_anomaly"}),
+    ("raml.profile", "paper", {"raml_meta_channel", "raml_metric", "raml_open_world"}),
+    ("raml.support_seeds", [0, 1], {"raml_novel_bank", "raml_open_world"}),
+    ("seed", 7, SEEDED),
     ("retab.folds", ["fold0", "fold1"], {"retab_summary", "report"}),
     ("retab.baselines", [], {"retab_score_maps", "report"}),
     ("report.title", "Another page", {"report"}),
@@ -59,7 +74,16 @@ FOLLOWS: dict[str, set[str]] = {
     "retab_cam": {"retab_crf_label", "retab_random_walk", "retab_score_maps"},
     "retab_classifier": {"retab_cam"},
     "retab_split": {"retab_boundary", "retab_affinity", "retab_pseudo_label", "retab_segmentation"},
-    "data_prepare": {"retab_split", "retab_classifier", "retab_evaluate"},
+    "raml_evaluate": {"raml_summary"},
+    "raml_summary": {"report"},
+    "raml_anomaly": {"report"},
+    "raml_open_world": {"raml_evaluate"},
+    "raml_novel_bank": {"raml_open_world"},
+    "raml_metric": {"raml_novel_bank", "raml_open_world", "raml_anomaly"},
+    "raml_meta_channel": {"raml_metric"},
+    "raml_closed_set": {"raml_meta_channel"},
+    "raml_split": {"raml_closed_set"},
+    "data_prepare": {"retab_split", "retab_classifier", "retab_evaluate", "raml_split"},
 }
 
 # Keys without influence on any result.
