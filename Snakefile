@@ -39,6 +39,7 @@ localrules:
     all_folds,
     data_download,
     raml_all,
+    raml_summary,
     retab_all,
     retab_summary,
 

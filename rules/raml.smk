@@ -140,6 +140,7 @@ rule raml_open_world:
         labels=f"{O}/open_world/{{shard}}/labels.csv",
         regions=f"{O}/open_world/{{shard}}/regions.csv",
         counts=f"{O}/open_world/{{shard}}/counts.json",
+        shown=f"{O}/open_world/{{shard}}/shown.h5",
     log:
         f"{RAML_LOGS}/{{split}}/open_world.{{shard}}.log",
     benchmark:
@@ -156,7 +157,7 @@ rule raml_open_world:
         stage(
             "raml/open_world.py",
             "manifest classes split metric banks",
-            "labels regions counts",
+            "labels regions counts shown",
             sharded=True,
         )
 
@@ -205,7 +206,34 @@ rule raml_anomaly:
         stage("raml/anomaly.py", "manifest classes split metric", "anomaly")
 
 
+rule raml_summary:
+    input:
+        miou=expand(f"{O}/miou.json", split=settings.raml.splits),
+    output:
+        summary=report(
+            f"{RAML}/summary.csv",
+            caption="../workflow/report/summary.rst",
+            category="RAML",
+            labels={"split": "all", "result": "summary"},
+        ),
+    log:
+        f"{RAML_LOGS}/summary.log",
+    benchmark:
+        f"{RAML_BENCHMARKS}/summary.tsv"
+    conda:
+        "../envs/anyshot.yaml"
+    threads: 1
+    resources:
+        **need(gpu=0, megabytes=1000, minutes=10),
+    params:
+        options=options("raml.summary"),
+    shell:
+        stage("raml/summary.py", "miou", "summary")
+
+
 # Every enabled split of RAML.
 rule raml_all:
     input:
-        expand([f"{O}/miou.json", f"{O}/anomaly.json"], split=settings.raml.splits),
+        rules.raml_summary.output.summary,
+        rules.raml_summary.input.miou,
+        expand(f"{O}/anomaly.json", split=settings.raml.splits),

@@ -91,6 +91,15 @@ def need(*, gpu, megabytes, minutes):
     }
 
 
+def reported_files():
+    """Inputs of the report by name: those of the enabled systems, each file once."""
+    found = {}
+    for system in settings.systems:
+        for name, paths in {"retab": retab_reported, "raml": raml_reported}[system]().items():
+            found.setdefault(name, []).extend([paths] if isinstance(paths, str) else paths)
+    return {name: list(dict.fromkeys(paths)) for name, paths in found.items()}
+
+
 def wanted(targets):
     """The files that `targets` of the configuration mean: groups of results, or files as they are."""
     systems = {"retab": rules.retab_all.input, "raml": rules.raml_all.input}

@@ -69,8 +69,8 @@ def affinity_lines():
     return list(dict.fromkeys(lines))
 
 
-def reported_files():
-    """Inputs of the report by name: what the enabled splits have."""
+def retab_reported():
+    """RETAB's inputs of the report by name: what the enabled splits have."""
 
     def each(*patterns):
         return expand(patterns, split=settings.retab.folds, shard=SHARDS)
@@ -93,11 +93,11 @@ def reported_files():
         "retab_walk": each(f"{S}/random_walk/retab/{{shard}}.h5"),
         "pseudo_label": each(f"{S}/pseudo_label/{{shard}}/labels.csv"),
         "predict": each(f"{S}/predict/{{shard}}/labels.csv"),
-        "benchmarks": measured(),
+        "benchmarks": retab_measured(),
     }
 
 
-def measured():
+def retab_measured():
     """Benchmark files (seconds, memory) of all stages of the enabled splits."""
     whole = ["shared/classifier"]
     parts = ["shared/cam", "shared/crf_label"]  # these are cut into shards

@@ -1,4 +1,4 @@
-"""The command `anyshot`: use trained models, check data, import and export weights, compare results."""
+"""The command `anyshot`: use trained models, add classes to them, check data, move weights, compare."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import sys
 from collections.abc import Sequence
 
 import anyshot
-from anyshot.commands import check_data, compare, export, import_weights, predict
+from anyshot.commands import check_data, compare, export, import_weights, novel, predict
 from anyshot.errors import AnyshotError
 
 EPILOG = """\
 examples:
   anyshot predict --model results/retab/fold0/segmentation --images photos --output masks --overlay
+  anyshot novel add --model results/raml/16_3/metric --name tram --images a.png --masks a_mask.png
   anyshot check-data --config config.yaml
   anyshot import-weights retab res38_cls.pth --kind classifier --output weights/classifier
   anyshot export --model results/retab/fold0/segmentation --format onnx --output segmenter.onnx
@@ -34,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"anyshot {anyshot.__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-    for module in (predict, check_data, import_weights, export, compare):
+    for module in (predict, novel, check_data, import_weights, export, compare):
         module.add_parser(commands)
     return parser
 

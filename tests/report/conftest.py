@@ -11,6 +11,7 @@ from anyshot.page_options import Report
 from anyshot.report import plots
 from anyshot.report.material import Material
 from anyshot.report.page import build
+from tests.report.fabricated_raml import add_raml
 from tests.report.fabricated_run import NAMES, FabricatedRun, drawn_pictures
 
 SPLITS = {"fold0": [2, 3], "fold1": [4, 5]}
@@ -36,6 +37,15 @@ def material(fabricated: FabricatedRun) -> Material:
 
 
 @pytest.fixture(scope="session")
+def both(tmp_path_factory: pytest.TempPathFactory) -> FabricatedRun:
+    """A run of RETAB and RAML on the same data."""
+    folder = tmp_path_factory.mktemp("both") / "results"
+    run = FabricatedRun(folder, drawn_pictures(14), ClassTable.of(NAMES), {"fold0": [2, 3]})
+    add_raml(run, "small", [4, 5])
+    return run
+
+
+@pytest.fixture(scope="session")
 def page(material: Material) -> str:
     return build(material)
 
@@ -43,7 +53,7 @@ def page(material: Material) -> str:
 @pytest.fixture
 def quick_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Empty pictures instead of plots, for tests that build many pages and look at other things."""
-    for name in ("training_curve", "threshold_curves", "class_bars", "confusion"):
+    for name in ("training_curve", "threshold_curves", "class_bars", "confusion", "anomaly_curves"):
         monkeypatch.setattr(plots, name, lambda *_, **__: "data:image/svg+xml;base64,")
 
 

@@ -72,8 +72,8 @@ class FabricatedRun:
         self._store("cam", folder / "retab/shared/cam/1of2.h5", train[::2])
         self._store("cam", folder / "retab/shared/cam/2of2.h5", train[1::2])
         self._store("psa_walk", folder / "retab/shared/random_walk/psa/1of1.h5", train)
-        self._curve("shared/classifier", ("classification",))
-        self._curve("shared/affinity/crf_only", ("background", "foreground", "negative"))
+        self.add_curve("shared/classifier", ("classification",))
+        self.add_curve("shared/affinity/crf_only", ("background", "foreground", "negative"))
         for split in novel:
             self._split(split, train, [picture for picture in pictures if picture.subset == "val"])
         self._benchmarks()
@@ -85,7 +85,7 @@ class FabricatedRun:
             self.files[name].append(path)
         return path
 
-    def _json(self, name: str, relative: str, content: Mapping[str, Any]) -> None:
+    def add_json(self, name: str, relative: str, content: Mapping[str, Any]) -> None:
         self.path(name, relative).write_text(json.dumps(content), encoding="utf-8")
 
     def _data(self) -> None:
@@ -97,13 +97,14 @@ class FabricatedRun:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array).save(path)
             samples.append(Sample(picture.id, image, mask, picture.subset, picture.labels))
+        self.samples = {sample.id: sample for sample in samples}
         Manifest(samples).write(self.path("manifest", "data/toy/manifest.csv"))
         self.table.write(self.path("classes", "data/toy/classes.csv"))
         for subset in dict.fromkeys(picture.subset for picture in self.pictures):
             subsets[subset] = self._subset_card([p for p in self.pictures if p.subset == subset])
         problems = {"count": 0, "dropped_samples": 0, "kinds": {}, "listed": []}
         card = {"name": "toy", "reader": "folder", "root": "toy", "images": len(samples), "subsets": subsets}
-        self._json("card", "data/toy/card.json", {**card, "problems": problems})
+        self.add_json("card", "data/toy/card.json", {**card, "problems": problems})
 
     def _subset_card(self, pictures: Sequence[Picture]) -> dict[str, Any]:
         counts = sum(np.bincount(p.mask.ravel(), minlength=256) for p in pictures)
@@ -178,7 +179,7 @@ class FabricatedRun:
                 for picture in pictures:
                     out.add(picture.id, self._labels(picture, QUALITY[variant]))
         for stage in ("boundary", "affinity/mixed", "segmentation"):
-            self._curve(f"{split}/{stage}", ("positive", "negative"))
+            self.add_curve(f"{split}/{stage}", ("positive", "negative"))
         self._scores(split, train, val)
 
     def _csv(self, name: str, relative: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -219,7 +220,7 @@ class FabricatedRun:
         variants = {name: self._swept(name, split) for name in ("cam", "psa_walk", "retab_walk")}
         variants["pseudo_label"] = {"png": self.miou("pseudo_label", split)}
         scores = {"subset": "train", "images": len(train), "variants": variants, "seconds": 3.5}
-        self._json("scores", f"retab/{split}/score_maps/scores.json", {**common, **scores})
+        self.add_json("scores", f"retab/{split}/score_maps/scores.json", {**common, **scores})
         final = self.miou("segmentation", split)
         confusion = self.rng.integers(0, 60, (len(self.table) + 1,) * 2)
         confusion[np.diag_indices(len(self.table))] += 900
@@ -234,7 +235,7 @@ class FabricatedRun:
             "seconds": 4.25,
             "versions": {"anyshot": "0.1.0", "torch": "2.11"},
         }
-        self._json("miou", f"retab/{split}/miou.json", {**common, **miou})
+        self.add_json("miou", f"retab/{split}/miou.json", {**common, **miou})
         shown = ("cam", "psa_walk", "retab_walk", "pseudo_label")
         rows = [[p.id, *(f"{self._image_score(v):.6f}" for v in shown)] for p in train]
         self._csv("images", f"retab/{split}/score_maps/images.csv", ["id", *shown], rows)
@@ -259,7 +260,7 @@ class FabricatedRun:
     def _image_score(self, variant: str) -> float:
         return float(np.clip(self.rng.normal(QUALITY[variant], 0.12), 0, 1))
 
-    def _curve(self, stage: str, parts: Sequence[str]) -> None:
+    def add_curve(self, stage: str, parts: Sequence[str], *, system: str = "retab") -> None:
         lines = []
         for step in range(20, 1001, 20):
             loss = {part: float(0.7 * np.exp(-step / 300) + self.rng.uniform(0.1, 0.15)) for part in parts}
@@ -279,21 +280,24 @@ class FabricatedRun:
                     }
                 )
             )
-        self.path("curves", f"retab/{stage}/train.jsonl").write_text(
+        self.path("curves", f"{system}/{stage}/train.jsonl").write_text(
             "\n".join(lines) + "\n", encoding="utf-8"
         )
 
     def _benchmarks(self) -> None:
-        head = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time"
         stages = ["shared/classifier", "shared/cam.1of2", "shared/cam.2of2", "shared/random_walk.psa.1of1"]
         for split in self.novel:
             stages += [
                 f"{split}/{s}"
                 for s in ("boundary", "affinity.mixed", "random_walk.retab.1of1", "segmentation")
             ]
+        self.add_benchmarks([f"retab/{stage}" for stage in stages])
+
+    def add_benchmarks(self, stages: Sequence[str]) -> None:
+        head = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time"
         for number, stage in enumerate(stages):
             memory = "-" if number == 1 else f"{300 + 50 * number}.25"
             row = f"{20.5 * (1 + number % 5):.4f}\t0:00:20\t{memory}\t1\t1\t1\t0\t0\t99.0\t20.0"
-            self.path("benchmarks", f"benchmarks/retab/{stage}.tsv").write_text(
+            self.path("benchmarks", f"benchmarks/{stage}.tsv").write_text(
                 f"{head}\n{row}\n", encoding="utf-8"
             )

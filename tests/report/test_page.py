@@ -130,16 +130,17 @@ def test_sections_are_all_there_in_order(parsed: Checker) -> None:
     sections = [attributes["id"] for tag, attributes in parsed.elements if tag == "section"]
     main = [s for s in sections if s is not None and "fold" not in s]
     assert main == [
-        "retab", "pictures", "classes", "thresholds", "confusion", "data", "training", "cost", "provenance",
+        "retab", "retab-pictures", "retab-classes", "retab-thresholds", "retab-confusion",
+        "data", "training", "cost", "provenance",
     ]  # fmt: skip
 
 
 ABSENT = {
-    "miou": {"confusion"},
+    "miou": {"retab-confusion"},
     "curves": {"training"},
     "benchmarks": {"cost"},
-    "images": {"pictures"},
-    "manifest": {"pictures"},
+    "images": {"retab-pictures"},
+    "manifest": {"retab-pictures"},
 }
 
 

@@ -9,3 +9,9 @@ from typing import Final
 
 NETWORKS: Final = {"retab_segmentation": "anyshot.retab.networks:build_segmentation"}
 """Builders of final segmenters, "module:function", by the network's name in `model.json`."""
+
+SEGMENTERS: Final = {
+    "raml_metric": "anyshot.raml.segmenter:load_segmenter",
+    "raml_open": "anyshot.raml.segmenter:load_segmenter",
+}
+"""Loaders of segmenters that are more than a network with one channel per class, by the network's name."""

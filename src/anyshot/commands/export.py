@@ -49,9 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
             f"export needs {', '.join(missing)}, not installed here: pip install {' '.join(missing)}"
         )
     from anyshot.commands.onnx_export import export_onnx
-    from anyshot.commands.prediction import load
+    from anyshot.commands.segmenters import load_plain
 
-    model = load(arguments.model, "cpu")
+    model = load_plain(arguments.model, "cpu")
     difference = export_onnx(model, arguments.output, size=arguments.size, tolerance=TOLERANCE)
     height, width = arguments.size
     print(f"{arguments.output}: {len(model.table)} classes, image (1, 3, {height}, {width})")

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anyshot.commands import import_raml
 from anyshot.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
@@ -25,6 +26,14 @@ WIDTH = 1.0  # factor on the channels of ResNet-38; tests make it small
 EPILOG = """\
 examples:
   anyshot import-weights retab res38_cls.pth --kind classifier --output weights/classifier
+  anyshot import-weights raml final.pth --split 16_3 --output models/raml_16_3
+
+`anyshot import-weights SYSTEM --help` has the options of each system.
+"""
+
+EPILOG_RETAB = """\
+examples:
+  anyshot import-weights retab res38_cls.pth --kind classifier --output weights/classifier
   anyshot import-weights retab psa_ourbest_fold0_affnet.pth --kind affinity --output weights/affinity_fold0
   anyshot import-weights retab seg.pth --kind segmentation --output models/seg --classes classes.csv
 
@@ -37,13 +46,24 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "import-weights",
         help="a released checkpoint into a folder of ours",
-        description="Convert a checkpoint of the official code (.pth or .safetensors).",
+        description="Convert a checkpoint of the official code of a system.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "system", choices=["retab"], metavar="SYSTEM", help="retab (PSA's files count as RETAB's)"
+    systems = parser.add_subparsers(title="systems", dest="system", metavar="SYSTEM", required=True)
+    _add_retab(systems)
+    import_raml.add_parser(systems)
+
+
+def _add_retab(systems: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = systems.add_parser(
+        "retab",
+        help="PSA's and RETAB's networks on ResNet-38",
+        description="Convert a checkpoint of the official code (.pth or .safetensors).",
+        epilog=EPILOG_RETAB,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="the checkpoint")
     parser.add_argument("--kind", choices=KINDS, required=True, help="which network the file holds")

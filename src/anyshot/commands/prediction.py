@@ -14,19 +14,15 @@ import numpy as np
 import torch
 
 import anyshot
-from anyshot.commands import NETWORKS
 from anyshot.commands.overlay import overlay
 from anyshot.commands.predict import class_names
 from anyshot.commands.prediction_files import Prediction, open_output
+from anyshot.commands.segmenters import Segmenter, load
 from anyshot.commands.terminal import log, progress
 from anyshot.data.classes import ClassTable
 from anyshot.data.images import read_image, read_mask, write_image, write_mask
 from anyshot.engine.artifacts import write_failure
-from anyshot.engine.model_folder import (
-    CLASSES_FILE,
-    SegmentationModel,
-    load_model_folder,
-)
+from anyshot.engine.model_folder import CLASSES_FILE
 from anyshot.engine.stores import Store, StoreWriter
 from anyshot.errors import ConfigError, DataError
 
@@ -72,6 +68,8 @@ def predict(planned: Sequence[Prediction], settings: Settings) -> Outcome:
     device = choose_device(settings.device)
     model = load(settings.model, device).with_infer(**settings.infer)
     kept = kept_ids(model.table, settings.classes)
+    if settings.scores:
+        _check_scored(model, kept)
     open_output(settings.output, _record(model, settings), force=settings.force)
     try:
         model.table.write(settings.output / CLASSES_FILE)
@@ -88,9 +86,16 @@ def predict(planned: Sequence[Prediction], settings: Settings) -> Outcome:
     return outcome
 
 
-def load(folder: Path, device: torch.device | str) -> SegmentationModel:
-    """Load the model folder of any system's final segmenter. Raises ArtifactError or WeightsError."""
-    return load_model_folder(folder, device, builders=NETWORKS)
+def _check_scored(model: Segmenter, kept: frozenset[int]) -> None:
+    """Say which classes have no probabilities. Raises ConfigError when none of the kept ones has any."""
+    without = [model.table.name_of(number) for number in sorted(kept - {*model.scored_ids})]
+    if len(without) == len(kept):
+        raise ConfigError(
+            f"--scores: {', '.join(without)} is found by regions and has no probability per pixel; leave out"
+            " --scores, or name known classes in --classes"
+        )
+    if without:
+        log.warning("--scores holds known classes only: %s have no probability per pixel", ", ".join(without))
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -117,12 +122,12 @@ def kept_ids(table: ClassTable, classes: Sequence[str] | None) -> frozenset[int]
     return frozenset(table.ids_of(class_names(classes, table.names)))
 
 
-def _record(model: SegmentationModel, settings: Settings) -> dict[str, Any]:
+def _record(model: Segmenter, settings: Settings) -> dict[str, Any]:
     """What decides the masks: a folder with another record is not continued."""
     card = model.card.model_dump(mode="json")
     weights = card.get("weights_sha256", str(settings.model.resolve()))
     classes = None if settings.classes is None else sorted(class_names(settings.classes, model.table.names))
-    return {"model": weights, "classes": classes, "infer": card["infer"], "anyshot": anyshot.__version__}
+    return {"model": weights, "classes": classes, "anyshot": anyshot.__version__, **model.record()}
 
 
 def _stores(settings: Settings) -> list[Path]:
@@ -148,7 +153,7 @@ class Worker:
     """Reads images ahead, segments them, writes the results; use as a context manager."""
 
     def __init__(
-        self, *, model: SegmentationModel, kept: frozenset[int], settings: Settings, outcome: Outcome
+        self, *, model: Segmenter, kept: frozenset[int], settings: Settings, outcome: Outcome
     ) -> None:
         self.model = model
         self.kept = kept
@@ -243,20 +248,18 @@ class Worker:
             model = model.with_infer(tile=tile)
 
     def _segment_with(
-        self, model: SegmentationModel, images: Sequence[np.ndarray]
+        self, model: Segmenter, images: Sequence[np.ndarray]
     ) -> list[tuple[np.ndarray, np.ndarray | None]]:
         tiled = model.tile_for(images[0]) is not None
         if tiled and model.card.infer.crf is not False and not self._told_no_crf:
             log.warning("images that go in tiles get no CRF, e.g. one of %s px", images[0].shape[:2])
             self._told_no_crf = True
-        if not self.settings.scores:
-            if tiled:
-                return [(model.segment(image), None) for image in images]
-            return [(ids, None) for ids in model.segment_batch(images)]
-        if len(model.table) * images[0][..., 0].size > MOST_SCORES:
-            raise DataError(f"too large for --scores ({images[0].shape[:2]} px, {len(model.table)} classes)")
-        scores = [model.scores(image) for image in images] if tiled else model.scores_batch(images)
-        return [(model.ids(one.argmax(axis=0)), one) for one in scores]
+        pixels = images[0].shape[0] * images[0].shape[1]
+        if self.settings.scores and len(model.scored_ids) * pixels > MOST_SCORES:
+            raise DataError(
+                f"too large for --scores ({images[0].shape[:2]} px, {len(model.scored_ids)} classes)"
+            )
+        return model.predict(images, scores=self.settings.scores)
 
     def _restricted(self, ids: np.ndarray) -> np.ndarray:
         """`ids` with every class that was not asked for made background, or ignored where there is none."""
@@ -282,8 +285,9 @@ class Worker:
             path = self.settings.output / f"scores_{number:04d}.h5"
             self._store = self._stores.enter_context(StoreWriter(path, attributes=attributes))
             self._stored = 0
-        rows = [row for row, number in enumerate(self.model.table.ids) if number in self.kept]
-        classes = np.asarray(self.model.table.ids, np.uint16)[rows]
+        scored = self.model.scored_ids
+        rows = [row for row, number in enumerate(scored) if number in self.kept]
+        classes = np.asarray(scored, np.uint16)[rows]
         height, width = scores.shape[1:]
         self._store.add(id, classes, scores[rows], height=height, width=width, dtype=np.float16)
         self._stored += 1

@@ -301,6 +301,26 @@ class SegmentationModel:
                 tile = min(TILE, max(128, math.isqrt(WHOLE_SCORES // len(self.table)) // 128 * 128))
         return tile if tile is not None and max(height, width) > tile else None
 
+    @property
+    def scored_ids(self) -> tuple[int, ...]:
+        """Class ids of the channels of `scores`."""
+        return self.table.ids
+
+    def record(self) -> dict[str, Any]:
+        """What decides the results beside the weights, for JSON."""
+        return {"infer": self.card.infer.model_dump(mode="json")}
+
+    def predict(
+        self, images: Sequence[np.ndarray], *, scores: bool
+    ) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        """Class ids (H, W) of images of one size, and with `scores` the probabilities (C, H, W)."""
+        tiled = self.tile_for(images[0]) is not None
+        if not scores:
+            found = [self.segment(image) for image in images] if tiled else self.segment_batch(images)
+            return [(ids, None) for ids in found]
+        scored = [self.scores(image) for image in images] if tiled else self.scores_batch(images)
+        return [(self.ids(one.argmax(axis=0)), one) for one in scored]
+
     def segment(self, image: np.ndarray) -> np.ndarray:
         """Class ids of `image` (H, W, 3) uint8 RGB: (H, W) uint8, or uint16 where ids reach 255.
 

@@ -28,7 +28,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise WeightsError(f"weights file {path} does not exist: correct `weights`, or use `none`")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
     for outer in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(outer), Mapping):
             content = content[outer]
@@ -61,7 +61,13 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path} is not a complete safetensors file ({error}): get it again") from error
 
 
-def _read_torch(path: Path) -> object:
+def read_torch(path: Path) -> object:
+    """What a torch file holds, on the CPU; anything but tensors and plain containers is refused, never run.
+
+    Raises WeightsError.
+    """
+    if not path.is_file():
+        raise WeightsError(f"weights file {path} does not exist: correct the path")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

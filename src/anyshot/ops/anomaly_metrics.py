@@ -11,7 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 RECALL = 0.95
+CURVE_POINTS = 100
+DIGITS = 6  # of a curve's numbers
 Values = dict[str, float | None]
+Curve = dict[str, list[float]]
 NAMES = ("auroc", "aupr", "fpr95", "fpr95_nearest")
 
 
@@ -86,6 +89,45 @@ def _values(steps: _Steps) -> Values:
     }
 
 
+def _thinned(position: np.ndarray, points: int) -> np.ndarray:
+    """Indices of about `points` entries of an ascending array, evenly in value, the ends included."""
+    wanted = np.linspace(position[0], position[-1], points)
+    return np.unique(np.append(np.searchsorted(position, wanted), len(position) - 1))
+
+
+def _curves(steps: _Steps, points: int) -> dict[str, Curve | None]:
+    """ROC and precision-recall curve of at most about `points` points each, from the highest threshold down.
+
+    ROC: corners of the exact curve, to be joined by straight lines (equal scores give slanted ones), evenly
+    along it. Precision-recall: precision at a threshold that just finds each recall; the step-wise average
+    precision takes each value for the recalls up to it. None where undefined, as in `_values`.
+    """
+    positives = int(steps.anomalous.sum())
+    if not positives:
+        return {"roc": None, "precision_recall": None}
+    found = steps.anomalous[::-1].cumsum()
+    alarms = (steps.normal - steps.below)[::-1]
+    recall, precision = found / positives, found / (found + alarms)
+    chosen = _thinned(recall, points)
+    curves: dict[str, Curve | None] = {
+        "roc": None,
+        "precision_recall": {"recall": _rounded(recall[chosen]), "precision": _rounded(precision[chosen])},
+    }
+    if steps.normal:
+        # two corners per distinct score: just above it, and at it; then all normal pixels below
+        above = alarms - steps.equal[::-1]
+        rates = np.append(np.stack([above, alarms], axis=1).reshape(-1), steps.normal) / steps.normal
+        hits = np.append(np.stack([found - steps.anomalous[::-1], found], axis=1).reshape(-1), positives)
+        rates, hits = np.append(0.0, rates), np.append(0, hits) / positives
+        chosen = _thinned(rates + hits, points)
+        curves["roc"] = {"fpr": _rounded(rates[chosen]), "tpr": _rounded(hits[chosen])}
+    return curves
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [round(float(value), DIGITS) for value in values]
+
+
 class AnomalyTally:
     """Metrics over a set of images: the mean of per-image values (DMLNet's protocol) and pooled ones.
 
@@ -125,15 +167,26 @@ class AnomalyTally:
         share = (scores.astype(np.float64).clip(self._low, self._high) - self._low) / (self._high - self._low)
         return np.minimum((share * bins).astype(np.int64), bins - 1)
 
-    def pooled(self) -> Values:
-        """Metrics over the pixels of all images together."""
+    def _pooled_steps(self) -> _Steps:
         if self._histogram is None:
             anomalous, normal = (np.concatenate([np.zeros(0, np.float32), *part]) for part in self._kept)
-            return _values(_steps(anomalous, np.sort(normal)))
+            return _steps(anomalous, np.sort(normal))
         anomalous, normal = self._histogram
         used = np.flatnonzero(anomalous)
         below = normal.cumsum() - normal
-        return _values(_Steps(anomalous[used], below[used], normal[used], int(normal.sum())))
+        return _Steps(anomalous[used], below[used], normal[used], int(normal.sum()))
+
+    def pooled(self) -> Values:
+        """Metrics over the pixels of all images together."""
+        return _values(self._pooled_steps())
+
+    def curves(self, points: int = CURVE_POINTS) -> dict[str, Curve | None]:
+        """Curves over the pixels of all images together, about `points` points each: `roc` {fpr, tpr} and
+        `precision_recall` {recall, precision}, recalls ascending. None where there is no anomalous pixel, for
+        the ROC also where there is no normal one. Raises ValueError for fewer than 2 points."""
+        if points < 2:
+            raise ValueError(f"a curve of {points} points; give at least 2")
+        return _curves(self._pooled_steps(), points)
 
     def per_image(self) -> Values:
         """Mean of each metric over the images where it is defined; None when there is none."""
@@ -141,11 +194,13 @@ class AnomalyTally:
         known = {name: [value for value in column if value is not None] for name, column in columns.items()}
         return {name: sum(column) / len(column) if column else None for name, column in known.items()}
 
-    def result(self) -> dict[str, int | Values]:
-        """Counts of images and of skipped ones, per-image means and pooled values; fit for JSON."""
+    def result(self) -> dict[str, int | Values | dict[str, Curve | None]]:
+        """Counts of images and of skipped ones, per-image means, pooled values and curves; fit for JSON."""
+        steps = self._pooled_steps()  # once: it sorts the pixels of all images
         return {
             "images": self.images,
             "images_without_anomaly": self.skipped,
             "per_image": self.per_image(),
-            "pooled": self.pooled(),
+            "pooled": _values(steps),
+            "curves": _curves(steps, CURVE_POINTS),
         }

@@ -150,11 +150,17 @@ def build_network(network: Mapping[str, Any], *, load: bool) -> nn.Module:
     return builder(network["options"], load=load)
 
 
-def parameter_groups(model: nn.Module, options: OptimiserOptions) -> list[dict[str, Any]]:
-    """Trainable parameters with their lr `scale`: backbone 1, all else `head_multiplier`; all decay alike."""
+def parameter_groups(
+    model: nn.Module, options: OptimiserOptions, *, meta_multiplier: float = 1.0
+) -> list[dict[str, Any]]:
+    """Trainable parameters with their lr `scale`: backbone 1, heads `head_multiplier`, and the meta head that
+    times `meta_multiplier`; all decay alike."""
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            scale = 1.0 if "backbone." in name else options.head_multiplier
-            groups.setdefault(scale, []).append(parameter)
+        if not parameter.requires_grad:
+            continue
+        scale = 1.0 if "backbone." in name else options.head_multiplier
+        if name.startswith("meta_head."):
+            scale *= meta_multiplier
+        groups.setdefault(scale, []).append(parameter)
     return [{"params": params, "scale": scale} for scale, params in groups.items()]

@@ -99,6 +99,9 @@ class MetaChannel(StageOptions, Photometry):
     channels: int | None = Field(
         None, ge=1, description="M, number of meta channels; null = one more than unseen classes"
     )
+    meta_multiplier: float = Field(
+        1.0, gt=0, description="lr factor of the meta head, on top of that of all heads"
+    )
     coverage: float = Field(
         0.02, gt=0, le=1, description="share of all pixels below which a meta channel is pushed up"
     )
@@ -167,6 +170,9 @@ class OpenWorld(StageOptions):
     npm_threshold: float = Field(
         -1.5, description="DMLNet's NPM: least negative squared distance to a novel prototype"
     )
+    shown_images: int = Field(
+        8, ge=0, le=100, description="images, of novel classes where there are such, kept for the report"
+    )
     profile: Profile = Field("official", description="filled in from the system's key")
     dataset: OpenDataset = Field(default_factory=lambda: OpenDataset(subsets=["val"]))
 
@@ -190,3 +196,7 @@ class Anomaly(StageOptions):
     sobel: float = Field(50.0, ge=0, description="alpha: edge strength on grey values 0..255")
     uncertainty: float = Field(0.7, ge=0, le=1, description="beta: 1 - max softmax of an edge pixel")
     dataset: OpenDataset = Field(default_factory=lambda: OpenDataset(subsets=["val"]))
+
+
+class Summary(StageOptions):
+    """One row per draw of everything scored, over all splits."""

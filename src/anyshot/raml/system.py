@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field, model_validator
 
 from anyshot.data.open_splits import OpenSplit, open_splits
@@ -17,6 +19,7 @@ from anyshot.raml.options import (
     OpenWorld,
     Profile,
     Split,
+    Summary,
 )
 
 STAGES: dict[str, type[StageOptions]] = {
@@ -28,6 +31,7 @@ STAGES: dict[str, type[StageOptions]] = {
     "open_world": OpenWorld,
     "anomaly": Anomaly,
     "evaluate": Evaluate,
+    "summary": Summary,
 }
 
 # keys of stages that `Raml.stage` sets
@@ -71,6 +75,7 @@ class Raml(Options):
     open_world: OpenWorld = Field(default_factory=OpenWorld)
     anomaly: Anomaly = Field(default_factory=Anomaly)
     evaluate: Evaluate = Field(default_factory=Evaluate)
+    summary: Summary = Field(default_factory=Summary)
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> Raml:
@@ -102,11 +107,14 @@ class Raml(Options):
     ) -> StageOptions:
         """Options of one stage with the system's keys filled in; `shot` and `support` name a bank.
 
-        Raises KeyError for an unknown stage or split.
+        Raises KeyError for an unknown stage or split. A stage over all splits needs no `split`.
         """
         if name not in STAGES:
             raise KeyError(f"unknown RAML stage {name!r}, known: {', '.join(STAGES)}")
         options: StageOptions = getattr(self, name)
+        fields = type(options).model_fields
+        if not FILLED_IN & fields.keys():
+            return options
         chosen = self.every_split()[str(split)]
         subsets = [self.evaluate_subset] if name in EVALUATING else self.train_subsets
         filled = {
@@ -119,10 +127,10 @@ class Raml(Options):
             "published": self.is_published(),
             "variant": "raml_reject_known" if self.open_world.reject_known else "raml",
         }
-        fields = type(options).model_fields
         return options.model_copy(update={key: value for key, value in filled.items() if key in fields})
 
     def is_published(self) -> bool:
         """Whether every value that changes a result is the published one."""
-        free = {"splits", "shards", "data", "shots", "support_seeds"}
+        keys = ("splits", "shards", "data", "shots", "support_seeds")
+        free: dict[str, Any] = {**dict.fromkeys(keys, True), "open_world": {"shown_images": True}}
         return self.model_dump(exclude=free) == Raml().model_dump(exclude=free)

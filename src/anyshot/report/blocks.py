@@ -143,12 +143,13 @@ class Legend:
 
 @dataclass(frozen=True)
 class GalleryRow:
-    """All pictures of one image."""
+    """All pictures of one image; `lines` stand below them."""
 
     image_id: str
     remark: str
     panels: Sequence[Panel]
     legend: Sequence[Legend]
+    lines: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

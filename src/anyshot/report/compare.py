@@ -14,7 +14,7 @@ from typing import Any
 from anyshot.engine.stores import Store
 from anyshot.errors import ArtifactError
 from anyshot.report.material import SHARD, SplitResult, read_json, split_results
-from anyshot.report.tables import ABSENT, MEASURES, VARIANTS, percent, scored_variants
+from anyshot.report.tables import ABSENT, MEASURES, label, percent, scored_variants
 
 RECORDS = ("model.json", "scores.json", "miou.json")
 # Entries beside the options that say how a result came about; hashes differ whenever these or the inputs do.
@@ -139,7 +139,7 @@ def _numbers(results_a: Sequence[SplitResult], results_b: Sequence[SplitResult])
 
 def _values(results: Sequence[SplitResult]) -> dict[tuple[str, str, str], Mapping[str, float | None]]:
     return {
-        (result.system, result.split, VARIANTS.get(scored.variant, scored.variant)): scored.values
+        (result.system, result.split, label(scored)): scored.values
         for result in results
         for scored in scored_variants(result)
     }

@@ -16,11 +16,14 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image
 
+from anyshot.data.classes import ClassTable
 from anyshot.ops.resample import upsample_grid
+from anyshot.page_options import Report
 from anyshot.report.blocks import Colour, Legend, css_colour, data_uri
 
 VOID_IDS = (255, 65535)
 _WHITE, _STRIPE, _UNKNOWN = (255, 255, 255), (190, 190, 190), (255, 0, 255)
+_RIM = (30, 30, 30)  # around a region
 
 
 class Scores(Protocol):
@@ -64,6 +67,17 @@ class Painter:
     side: int = 240
     quality: int = 82
 
+    @classmethod
+    def of(cls, table: ClassTable, roles: Mapping[int, str], options: Report) -> Painter:
+        """A painter in the colours of a class table, at the report's size and quality."""
+        return cls(
+            colours=dict(zip(table.ids, table.colours, strict=True)),
+            names=dict(zip(table.ids, table.names, strict=True)),
+            roles=roles,
+            side=options.image_side,
+            quality=options.jpeg_quality,
+        )
+
     def _size(self, height: int, width: int) -> tuple[int, int]:
         scale = min(1.0, self.side / max(height, width))
         return max(1, round(width * scale)), max(1, round(height * scale))
@@ -79,6 +93,22 @@ class Painter:
         colours = mpl.colormaps["inferno"](values)[..., :3].astype(np.float32) * 255
         weight = (0.25 + 0.6 * values)[..., None]
         return self._jpeg((small * (1 - weight) + colours * weight).round().astype(np.uint8))
+
+    def regions(self, image: np.ndarray, labels: np.ndarray, colours: Mapping[int, Colour]) -> str:
+        """Regions 1..T of labels (h, w), 0 outside, over the grey photograph, outlined and numbered."""
+        size = self._size(*image.shape[:2])
+        grey = cv2.cvtColor(self._shrink(image), cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None]
+        picture = np.repeat(grey * 0.6 + 80, 3, axis=2)
+        small = cv2.resize(labels.astype(np.float32), size, interpolation=cv2.INTER_NEAREST).astype(np.int64)
+        for number, colour in colours.items():
+            inside = small == number
+            picture[inside] = picture[inside] * 0.35 + np.array(colour, np.float32) * 0.65
+            core = cv2.erode(inside.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1)
+            picture[inside & (core == 0)] = _RIM
+        canvas = np.ascontiguousarray(picture.round().clip(0, 255).astype(np.uint8))
+        for number in colours:
+            _write_number(canvas, small == number, str(number))
+        return self._jpeg(canvas)
 
     def mask(self, mask: np.ndarray) -> str:
         """Class ids (H, W) in the classes' colours; void is hatched in white, ids of no class are magenta."""
@@ -122,6 +152,20 @@ class Painter:
             buffer, format="JPEG", quality=self.quality, optimize=True
         )
         return data_uri(buffer.getvalue(), "image/jpeg")
+
+
+def _write_number(canvas: np.ndarray, inside: np.ndarray, text: str) -> None:
+    """Text on the pixel of a region nearest to its centre, white with a dark rim, kept within the canvas."""
+    rows, columns = np.nonzero(inside)
+    if not len(rows):
+        return
+    nearest = int(np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2))
+    font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.42
+    (width, height), _ = cv2.getTextSize(text, font, scale, 1)
+    x = int(np.clip(columns[nearest] - width // 2, 2, max(2, canvas.shape[1] - width - 2)))
+    y = int(np.clip(rows[nearest] + height // 2, height + 2, max(height + 2, canvas.shape[0] - 2)))
+    for colour, thickness in (((0, 0, 0), 3), (_WHITE, 1)):
+        cv2.putText(canvas, text, (x, y), font, scale, colour, thickness, cv2.LINE_AA)
 
 
 def extremes(scores: Mapping[str, float], count: int) -> dict[str, list[str]]:

@@ -1,13 +1,13 @@
 """The page: sections put together by the template, one HTML file that needs nothing else.
 
 To add a system, write functions that take the `Material` and return a `Section` or None, and name them in
-`SECTIONS`.
+`SECTIONS`: one `System` for each, whose first function makes the heading that the others stand below.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import jinja2
@@ -15,25 +15,37 @@ import markupsafe
 
 from anyshot.errors import ArtifactError
 from anyshot.job import duration
-from anyshot.report import pictures, retab, sections
+from anyshot.report import pictures, raml, raml_pictures, retab, sections
 from anyshot.report.blocks import Section
 from anyshot.report.data_card import card_of, data
-from anyshot.report.material import Material
+from anyshot.report.material import SYSTEMS, Material
 
 SectionFunction = Callable[[Material], Section | None]
 
-SECTIONS: tuple[SectionFunction, ...] = (
-    retab.results,
-    pictures.gallery,
-    retab.classes,
-    retab.thresholds,
-    retab.confusions,
+
+@dataclass(frozen=True)
+class System:
+    """The part of one system: `results` makes its heading and headline numbers, `parts` stand below."""
+
+    name: str
+    results: SectionFunction
+    parts: tuple[SectionFunction, ...]
+
+
+SECTIONS: tuple[SectionFunction | System, ...] = (
+    System(
+        retab.SYSTEM,
+        retab.results,
+        (pictures.gallery, retab.classes, retab.thresholds, retab.confusions),
+    ),
+    System(raml.SYSTEM, raml.results, (raml_pictures.gallery, raml.classes, raml.anomaly)),
     data,
     sections.training,
     sections.cost,
     sections.provenance,
 )
 
+GALLERIES: tuple[SectionFunction, ...] = (pictures.gallery, raml_pictures.gallery)
 # Factors on the gallery pictures' side, tried in turn until the page is small enough.
 SHRINK = (1.0, 0.8, 0.65, 0.5, 0.35)
 
@@ -46,31 +58,47 @@ class Fact:
     value: str
 
 
-def build(material: Material, functions: Sequence[SectionFunction] = SECTIONS) -> str:
+def build(material: Material, contents: Sequence[SectionFunction | System] = SECTIONS) -> str:
     """The page as HTML text, smaller than `max_megabytes`.
 
     Sections whose inputs are absent are left out. Raises ArtifactError when the page stays too large with the
     smallest pictures.
     """
     limit = material.options.max_megabytes * 1e6
-    parts = {function: function(material) for function in functions}
+    made = {function: function(material) for section in contents for function in _functions(section)}
     for factor in SHRINK:
         if factor < 1:
             side = max(32, round(material.options.image_side * factor))
             smaller = replace(material, options=material.options.model_copy(update={"image_side": side}))
-            parts[pictures.gallery] = pictures.gallery(smaller)
-        page = render(
-            material.options.title, facts(material), [part for part in parts.values() if part is not None]
-        )
+            made.update({function: function(smaller) for function in GALLERIES if made.get(function)})
+        whole = [_assembled(section, made) for section in contents]
+        page = render(material.options.title, facts(material), [part for part in whole if part is not None])
         size = len(page.encode("utf-8"))
         if size < limit:
             return page
-        if parts.get(pictures.gallery) is None:
+        if not any(made.get(function) for function in GALLERIES):
             break
     raise ArtifactError(
         f"the report has {size / 1e6:.1f} MB, allowed are {limit / 1e6:.1f} MB (report.max_megabytes): lower"
         " report.gallery_images or raise the limit"
     )
+
+
+def _functions(section: SectionFunction | System) -> tuple[SectionFunction, ...]:
+    return (section.results, *section.parts) if isinstance(section, System) else (section,)
+
+
+def _assembled(
+    section: SectionFunction | System, made: Mapping[SectionFunction, Section | None]
+) -> Section | None:
+    """A system's parts below its heading; a section of its own as it is."""
+    if not isinstance(section, System):
+        return made[section]
+    parts = [part for function in section.parts if (part := made[function]) is not None]
+    head = made[section.results]
+    if head is None and parts:
+        head = Section(section.name, section.name.upper(), ())
+    return head and replace(head, subsections=parts)
 
 
 def facts(material: Material) -> list[Fact]:
@@ -113,7 +141,9 @@ def render(title: str, head: Sequence[Fact], parts: Sequence[Section]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["prose"] = prose
-    return environment.get_template("page.html").render(title=title, facts=head, sections=parts)
+    return environment.get_template("page.html").render(
+        title=title, facts=head, sections=parts, systems=SYSTEMS
+    )
 
 
 def prose(text: str) -> markupsafe.Markup:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -41,8 +40,8 @@ class SplitPictures:
 
     def _paths(self, name: str) -> list[Path]:
         # What does not depend on the split is stored once, under `shared`.
-        own = self.material.files(name, split=self.split)
-        return own or self.material.files(name, split=UNSPLIT)
+        own = self.material.files(name, system=SYSTEM, split=self.split)
+        return own or self.material.files(name, system=SYSTEM, split=UNSPLIT)
 
     def _store(self, name: str) -> Store | None:
         paths = self._paths(name)
@@ -70,7 +69,7 @@ class SplitPictures:
     def scores(self) -> dict[str, dict[str, float]]:
         """Per variant, the images' own mean IoU."""
         found: dict[str, dict[str, float]] = {}
-        for path in self.material.files("images", split=self.split):
+        for path in self.material.files("images", system=SYSTEM, split=self.split):
             table = self.material.table(path).set_index("id")
             for variant in table.columns:
                 if variant in VARIANTS:
@@ -82,7 +81,7 @@ class SplitPictures:
     def novel(self) -> set[str]:
         """Ids of the images that train without a mask in this split."""
         found: set[str] = set()
-        for path in self.material.files("samples", split=self.split):
+        for path in self.material.files("samples", system=SYSTEM, split=self.split):
             table = self.material.table(path)
             found |= set(table.loc[table["role"] == "novel", "id"])
         return found
@@ -141,10 +140,10 @@ def gallery(material: Material) -> Section | None:
         if manifest is not None and painter is not None:
             blocks = _split_blocks(SplitPictures(material, result.split, manifest, painter))
             if blocks:
-                parts.append(Section(f"pictures-{result.split}", result.split, blocks))
+                parts.append(Section(f"retab-pictures-{result.split}", result.split, blocks))
     if not parts:
         return None
-    return Section("pictures", "Pictures", [Text([REMARK])], subsections=parts)
+    return Section("retab-pictures", "Pictures", [Text([REMARK])], subsections=parts)
 
 
 def _splits(material: Material) -> list[str]:
@@ -167,12 +166,6 @@ def _painter(material: Material, result: SplitResult) -> Painter | None:
     table = material.class_table(result.dataset)
     if table is None:
         return None
-    scored: Sequence = scored_variants(result)
-    roles = {entry["id"]: str(entry.get("role", "")) for item in scored for entry in item.classes}
-    options = material.options
-    painter = Painter(
-        colours=dict(zip(table.ids, table.colours, strict=True)),
-        names=dict(zip(table.ids, table.names, strict=True)),
-        roles=roles,
-    )
-    return replace(painter, side=options.image_side, quality=options.jpeg_quality)
+    entries = [entry for item in scored_variants(result) for entry in item.classes]
+    roles = {entry["id"]: str(entry.get("role", "")) for entry in entries}
+    return Painter.of(table, roles, material.options)

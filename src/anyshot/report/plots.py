@@ -28,6 +28,10 @@ VARIANT_COLOURS: Mapping[str, str] = {
     "retab_walk": "#0072b2",
     "pseudo_label": "#56b4e9",
     "segmentation": "#d55e00",
+    "closed_set": "#a3a3a3",
+    "npm": "#e69f00",
+    "raml": "#0072b2",
+    "raml_reject_known": "#56b4e9",
 }
 SERIES_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 MEASURE_STYLES: Mapping[str, tuple[str, str]] = {
@@ -163,6 +167,40 @@ def threshold_curves(sweeps: Mapping[str, Mapping[str, Any]], labels: Mapping[st
             if number == 0:
                 axes.set_ylabel("mIoU, %")
                 axes.legend(loc="best", fontsize=8)
+        _layout(figure)
+        return _svg(figure)
+
+
+def anomaly_curves(
+    curves: Mapping[str, Mapping[str, Mapping[str, Sequence[float]] | None]], labels: Mapping[str, str]
+) -> str:
+    """ROC and precision-recall curves of anomaly scores, one line per score.
+
+    `curves` maps scores to `roc` {fpr, tpr} and `precision_recall` {recall, precision}; None = no line.
+    """
+    with _style():
+        figure = Figure(figsize=(9, 4))
+        left, right = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
+        left.plot([0, 100], [0, 100], "--", color="#bbbbbb", linewidth=0.9)
+        for number, (score, found) in enumerate(curves.items()):
+            colour = SERIES_COLOURS[number % len(SERIES_COLOURS)]
+            roc, precision_recall = found.get("roc"), found.get("precision_recall")
+            if roc:
+                rates, hits = (100 * np.asarray(roc[key], float) for key in ("fpr", "tpr"))
+                left.plot(rates, hits, color=colour, linewidth=1.5, label=labels.get(score, score))
+            if precision_recall:
+                recall, precision = (
+                    100 * np.asarray(precision_recall[key], float) for key in ("recall", "precision")
+                )
+                # a precision stands for the recalls up to its own, as the step-wise mean takes it
+                steps = np.concatenate([[0], recall]), np.concatenate([precision[:1], precision])
+                right.step(*steps, where="pre", color=colour, linewidth=1.5, label=labels.get(score, score))
+        for axes, title, x, y in (
+            (left, "ROC", "false positives, %", "recall, %"),
+            (right, "Precision and recall", "recall, %", "precision, %"),
+        ):
+            axes.set(title=title, xlabel=x, ylabel=y, xlim=(-1, 101), ylim=(-1, 101))
+        left.legend(loc="lower right", fontsize=8)
         _layout(figure)
         return _svg(figure)
 

@@ -11,7 +11,6 @@ from anyshot.report import plots
 from anyshot.report.blocks import (
     Block,
     Cell,
-    Details,
     Figure,
     Note,
     RowGroup,
@@ -20,14 +19,13 @@ from anyshot.report.blocks import (
     Text,
     Tile,
     Tiles,
-    css_colour,
 )
+from anyshot.report.class_section import class_section
 from anyshot.report.material import Material, SplitResult, finite
 from anyshot.report.tables import (
     ABSENT,
     VARIANTS,
     Scored,
-    class_table_block,
     gain_over_cam,
     headline_table,
     mean_over_splits,
@@ -114,34 +112,9 @@ def _tiles(splits: Sequence[Sequence[Scored]]) -> list[Tile]:
 
 def classes(material: Material) -> Section | None:
     """IoU of every class and variant: a plot per split, the numbers on demand."""
-    parts = []
-    for result in material.results_of(SYSTEM):
-        scored = [item for item in scored_variants(result) if item.classes]
-        if not scored:
-            continue
-        table = material.class_table(result.dataset)
-        colours = (
-            {} if table is None else {i: css_colour(c) for i, c in zip(table.ids, table.colours, strict=True)}
-        )
-        longest = max(scored, key=lambda item: len(item.classes)).classes
-        scored_entries = [entry for entry in longest if entry.get("role") != "ignore"]
-        entries = sorted(scored_entries, key=lambda entry: entry.get("role") == "novel")
-        series = {item.variant: _per_class(item, entries) for item in scored}
-        names = [str(entry.get("name", entry["id"])) for entry in entries]
-        uri = plots.class_bars(names, [entry.get("role") == "novel" for entry in entries], series, VARIANTS)
-        blocks: list[Block] = [
-            Figure(uri, f"Bars of the IoU per class on {result.split}; the numbers are in the table below."),
-            Details(
-                "Numbers", [class_table_block(scored, colours, caption=f"IoU per class, {result.split}")]
-            ),
-        ]
-        parts.append(Section(f"classes-{result.split}", result.split, blocks))
-    return Section("classes", "Classes", (), subsections=parts) if parts else None
-
-
-def _per_class(item: Scored, entries: Sequence[Mapping[str, Any]]) -> list[float | None]:
-    iou = {entry["id"]: finite(entry.get("iou")) for entry in item.classes}
-    return [iou.get(entry["id"]) for entry in entries]
+    found = material.results_of(SYSTEM)
+    splits = {result.split: (result.dataset, scored_variants(result)) for result in found}
+    return class_section(material, splits, anchor="retab-classes")
 
 
 def thresholds(material: Material) -> Section | None:
@@ -177,7 +150,7 @@ def thresholds(material: Material) -> Section | None:
     table = Table(
         "Background scores chosen on the ground truth, and argmax without any choice", columns, groups, spans
     )
-    return Section("thresholds", "Background score", [table, *blocks])
+    return Section("retab-thresholds", "Background score", [table, *blocks])
 
 
 def _sweep(content: Mapping[str, Any]) -> bool:
@@ -229,8 +202,10 @@ def confusions(material: Material) -> Section | None:
             ),
             _pairs(matrix, entries, names, material.options.confused_pairs),
         ]
-        parts.append(Section(f"confusion-{result.split}", result.split, blocks))
-    return Section("confusion", "Confusions of the segmentation", (), subsections=parts) if parts else None
+        parts.append(Section(f"retab-confusion-{result.split}", result.split, blocks))
+    return (
+        Section("retab-confusion", "Confusions of the segmentation", (), subsections=parts) if parts else None
+    )
 
 
 def _pairs(

@@ -16,6 +16,8 @@ from anyshot.report.blocks import Block, Cell, Code, Details, Figure, Figures, R
 from anyshot.report.material import Material, Place, finite, place_of, read_curve, read_json
 from anyshot.report.tables import ABSENT, number
 
+STORES = ("cam", "psa_walk", "retab_walk", "shown")
+
 # Columns of train.jsonl that are no part of the loss.
 CURVE_COLUMNS = {
     "step",
@@ -33,19 +35,20 @@ CURVE_COLUMNS = {
 
 def training(material: Material) -> Section | None:
     """Loss parts and learning rate of every trained network, with its speed and memory."""
-    figures, rows = [], []
+    figures: list[Figure] = []
+    groups: dict[str, list[list[Cell]]] = {}
     for path in sorted(material.files("curves"), key=lambda path: place_of(path).order):
         lines = [line for line in read_curve(path) if finite(line.get("step")) is not None]
         if not lines:
             continue
         place, last = place_of(path), lines[-1]
-        title = f"{place.title}, {place.split}" if place.split else place.title
+        title = _where(place)
         parts = [key for key in last if key not in CURVE_COLUMNS and finite(last[key]) is not None]
         uri = plots.training_curve(lines, parts, title=title, points=material.options.curve_points)
         ends = (f"{_loss(line)} at step {line['step']}" for line in (lines[0], last))
         alt = f"Training of {title}: loss " + ", then ".join(ends) + "."
         figures.append(Figure(uri, alt, width=520))
-        rows.append(
+        groups.setdefault(place.system.upper(), []).append(
             [
                 Cell(place.title),
                 Cell(place.split),
@@ -63,8 +66,15 @@ def training(material: Material) -> Section | None:
     footnote = (
         "ms/step and images/s: medians over the run. First and last loss: the first and the last logged step."
     )
-    table = Table("Trained networks", columns, [RowGroup("", rows)], footnote=footnote)
+    rows = [RowGroup(system, group) for system, group in groups.items()]
+    table = Table("Trained networks", columns, rows, footnote=footnote)
     return Section("training", "Training", [table, Figures(figures)])
+
+
+def _where(place: Place) -> str:
+    """A stage of a split of a system, for people: `RETAB affinity (mixed), fold0`."""
+    title = " ".join(filter(None, (place.system.upper(), place.title)))
+    return f"{title}, {place.split}" if place.split else title
 
 
 def _loss(line: Mapping[str, Any]) -> str:
@@ -133,7 +143,7 @@ def as_float(value: Any) -> float | None:
 
 def provenance(material: Material) -> Section | None:
     """Where the numbers come from: versions, commit, and the options of every stage that recorded them."""
-    records = [(f"{place.title}, {place.split}", record) for place, record in _records(material)]
+    records = [(_where(place), record) for place, record in _records(material)]
     if material.provenance:
         records.append(("report", dict(material.provenance)))
     if not records:
@@ -156,7 +166,7 @@ def _records(material: Material) -> list[tuple[Place, dict[str, Any]]]:
     found: dict[Place, dict[str, Any]] = {}
     for path in material.files("model_cards"):
         found[place_of(path)] = read_json(path)
-    for path in (path for name in ("cam", "psa_walk", "retab_walk") for path in material.files(name)):
+    for path in (path for name in STORES for path in material.files(name)):
         if place_of(path) not in found:
             found[place_of(path)] = dict(Store(path).attributes)
     for result in material.results:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from anyshot.engine.artifacts import atomic_path
 from anyshot.report.blocks import Cell, RowGroup, Table
 from anyshot.report.material import SplitResult, finite, split_results
 
@@ -29,6 +30,10 @@ VARIANTS: Mapping[str, str] = {
     "retab_walk": "RETAB walk",
     "pseudo_label": "Pseudo label",
     "segmentation": "Segmentation",
+    "closed_set": "Closed set",
+    "npm": "NPM (DMLNet)",
+    "raml": "RAML",
+    "raml_reject_known": "RAML, known rejected",
 }
 
 
@@ -36,7 +41,9 @@ VARIANTS: Mapping[str, str] = {
 class Scored:
     """One thing scored on one split: fractions in [0, 1], None where undefined.
 
-    `threshold` is the constant background score the numbers were taken at, None for plain label maps.
+    `threshold` is the constant background score the numbers were taken at, None for plain label maps. Of what
+    was made from support images, `values` are means over the draws, `draws` the values of each by its seed,
+    and `spread` their sample standard deviation.
     """
 
     variant: str
@@ -46,6 +53,15 @@ class Scored:
     classes: Sequence[Mapping[str, Any]] = ()
     reference: Mapping[str, float | None] | None = None
     threshold: float | None = None
+    shots: int | None = None
+    draws: Mapping[int, Mapping[str, float | None]] = field(default_factory=dict)
+    spread: Mapping[str, float | None] = field(default_factory=dict)
+
+
+def label(scored: Scored) -> str:
+    """What was scored, for people."""
+    shots = "" if scored.shots is None else f", {scored.shots} shot{'s' * (scored.shots > 1)}"
+    return VARIANTS.get(scored.variant, scored.variant) + shots
 
 
 def percent(value: float | None) -> str:
@@ -96,8 +112,11 @@ def reference_of(reference: Any, variant: str) -> dict[str, float | None] | None
 def scored_variants(result: SplitResult) -> list[Scored]:
     """Everything scored on a split, in the order in which the pipeline makes it.
 
-    A score map counts at its best threshold, as the paper's table does; a label map as it is.
+    A score map counts at its best threshold, as the paper's table does; a label map as it is. A result that
+    lists variants of its own (RAML's) counts as those.
     """
+    if result.miou.get("variants"):
+        return [_few_shot(result, entry) for entry in result.miou["variants"]]
     reference = result.miou.get("reference") or result.scores.get("reference")
     scores, miou = result.scores, result.miou
     found: list[tuple[str, Mapping[str, Any], Any, Any]] = []  # variant, measured, subset, threshold
@@ -126,27 +145,61 @@ def scored_variants(result: SplitResult) -> list[Scored]:
     ]
 
 
+def _few_shot(result: SplitResult, entry: Mapping[str, Any]) -> Scored:
+    """An entry of `variants` in `miou.json`; `closed_set` has no support images."""
+    shots = int(entry.get("shots") or 0)
+    each = zip(entry.get("support_seeds") or (), entry.get("each") or (), strict=True) if shots else ()
+    variant = str(entry["variant"])
+    name = f"{variant}_{shots}shot" if shots else variant
+    return Scored(
+        variant=variant,
+        split=result.split,
+        values=measures(entry["mean"]),
+        subset=str(result.miou.get("subset") or ""),
+        classes=entry.get("classes") or (),
+        reference=reference_of(result.miou.get("reference"), name),
+        shots=shots or None,
+        draws={int(seed): measures(values) for seed, values in each},
+        spread={name: finite((entry.get("spread") or {}).get(name)) for name in MEASURES},
+    )
+
+
 def summary_rows(results: Iterable[SplitResult]) -> list[dict[str, Any]]:
     """One row per thing scored, the columns of `SUMMARY_COLUMNS`, numbers in full as fractions."""
     rows = []
     for result in results:
         for scored in scored_variants(result):
-            own = result.miou if scored.variant == "segmentation" else result.scores
+            own = result.scores if scored.variant in (result.scores.get("variants") or ()) else result.miou
             protocol = str(own.get("protocol", ""))
             if scored.threshold is not None:
                 protocol += f"; background score {scored.threshold:g}, chosen on this subset's ground truth"
-            rows.append({
-                "system": result.system, "dataset": result.dataset, "split": result.split,
-                "variant": scored.variant, "subset": own.get("subset"), "shot": own.get("shot"),
-                "seed": own.get("seed"), "protocol": protocol, **scored.values,
-                "images": own.get("images"), "seconds": own.get("seconds"),
-            })  # fmt: skip
+            seed = None if result.miou.get("variants") else own.get("seed")  # closed set: not drawn
+            draws: dict[Any, Mapping[str, float | None]] = {**scored.draws} or {seed: scored.values}
+            for draw, values in draws.items():
+                rows.append({
+                    "system": result.system, "dataset": result.dataset, "split": result.split,
+                    "variant": scored.variant, "subset": own.get("subset"), "shot": scored.shots,
+                    "seed": draw, "protocol": protocol, **values,
+                    "images": own.get("images"), "seconds": own.get("seconds"),
+                })  # fmt: skip
     return rows
 
 
-def summary_frame(mious: Sequence[Path], scores: Sequence[Path]) -> pd.DataFrame:
-    """The summary of a system from its `miou.json` and `scores.json` files, one row per thing scored."""
-    return pd.DataFrame(summary_rows(split_results(mious, scores)), columns=list(SUMMARY_COLUMNS))
+def summary_frame(mious: Sequence[Path], scores: Sequence[Path] = ()) -> pd.DataFrame:
+    """The summary of a system from its `miou.json` and `scores.json` files, one row per thing scored and draw
+    of support images."""
+    frame = pd.DataFrame(summary_rows(split_results(mious, scores)), columns=list(SUMMARY_COLUMNS))
+    for column in ("shot", "seed"):
+        frame[column] = pd.to_numeric(frame[column]).astype("Int64")  # whole numbers beside empty cells
+    return frame
+
+
+def write_summary(path: Path, mious: Sequence[Path], scores: Sequence[Path] = ()) -> int:
+    """Write `summary_frame` as csv; returns the number of rows."""
+    frame = summary_frame(mious, scores)
+    with atomic_path(path) as temporary:
+        frame.to_csv(temporary, index=False, lineterminator="\n")
+    return len(frame)
 
 
 def mean_over_splits(splits: Sequence[Sequence[Scored]]) -> list[Scored]:

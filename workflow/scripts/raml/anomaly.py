@@ -1,4 +1,4 @@
-"""Score how anomalous every pixel looks, in several ways, and how well each finds the novel (raml.md 2.7, 4.1)."""
+"""Score how anomalous every pixel looks, in several ways, and how well that finds the novel (raml.md 2.7)."""
 
 from collections.abc import Callable
 

@@ -79,7 +79,7 @@ def main(job: Job[MetaChannel]) -> None:
         std=std,
         dataset=ClosedSetDataset(samples=samples, tables=tables, options=options, mean=mean, std=std),
         loss=loss,
-        parameter_groups=parameter_groups(model, options.optimiser),
+        parameter_groups=parameter_groups(model, options.optimiser, meta_multiplier=options.meta_multiplier),
         options=options.optimiser,
         card={"tables": tables.to_json()},
     )

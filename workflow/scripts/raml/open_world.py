@@ -1,12 +1,15 @@
 """Segment the evaluation images with every bank of a split, and with the baselines (raml.md 2.6, 2.9).
 
 The network runs once per image whatever the number of banks. Label maps and regions are written for the
-first bank; every bank's confusion matrices go into `counts`.
+first bank; every bank's confusion matrices go into `counts`. What the report draws of a few images goes
+into `shown`.
 """
 
 import csv
 import io
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,15 +20,20 @@ from anyshot.data.split_tables import SplitTables
 from anyshot.data.transforms import normalise
 from anyshot.engine.artifacts import write_json, write_text
 from anyshot.engine.label_maps import LabelMapWriter
+from anyshot.engine.stores import StoreWriter
 from anyshot.errors import DataError
 from anyshot.job import Job, run
 from anyshot.ops.metrics import confusion_counts
 from anyshot.raml.artifacts import load_network, read_samples, read_tables
-from anyshot.raml.bank import load_bank
+from anyshot.raml.bank import load_bank, selected_channels
 from anyshot.raml.inference import Decisions, closed_prediction, decide, fuse, nearest_prototype
 from anyshot.raml.options import OpenWorld
+from anyshot.raml.pictures_data import add_shown, proposal_map, shown_ids
 
 VARIANTS = ("npm", "raml", "raml_reject_known")
+HEADER = (
+    "id", "region", "y0", "x0", "y1", "x1", "area", "decision", "rejected", "nearest_known", "cosine_known"
+)  # fmt: skip
 
 
 def region_rows(sample_id: str, found: Decisions, tables: SplitTables) -> list[list[Any]]:
@@ -47,10 +55,19 @@ def region_rows(sample_id: str, found: Decisions, tables: SplitTables) -> list[l
     return rows
 
 
+def write_regions(path: Path, rows: list[list[Any]], novel_names: Sequence[str]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*HEADER, *(f"cosine_{name}" for name in novel_names)])
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
 def main(job: Job[OpenWorld]) -> None:
     options = job.options
     tables = read_tables(job.input("split"), job.input("classes"))
-    samples = job.mine(read_samples(job.input("manifest"), options.dataset.subsets))
+    every = read_samples(job.input("manifest"), options.dataset.subsets)
+    samples, kept = job.mine(every), shown_ids(every, tables.novel_ids, options.shown_images)
     split = options.dataset.split
     model, card = load_network(job.input("metric"), network="raml_metric", tables=tables, split=split)
     model.to(job.device)
@@ -64,23 +81,13 @@ def main(job: Job[OpenWorld]) -> None:
     empty = np.zeros((classes + 1, classes + 1), dtype=np.int64)
     closed_counts = empty.copy()
     counts = {(number, name): empty.copy() for number in range(len(banks)) for name in VARIANTS}
-    novel_names = tables.eval_names[tables.known :]
-    header = [
-        "id",
-        "region",
-        "y0",
-        "x0",
-        "y1",
-        "x1",
-        "area",
-        "decision",
-        "rejected",
-        "nearest_known",
-        "cosine_known",
-    ]
     rows: list[list[Any]] = []
 
-    with LabelMapWriter(job.output("labels"), tables.table) as out, torch.inference_mode():
+    with (
+        LabelMapWriter(job.output("labels"), tables.table) as out,
+        StoreWriter(job.output("shown"), attributes=job.provenance()) as pictures,
+        torch.inference_mode(),
+    ):
         for sample in job.progress(samples):
             if sample.mask is None:
                 raise DataError(f"image {sample.id} has no mask, so nothing can be scored on it")
@@ -104,18 +111,20 @@ def main(job: Job[OpenWorld]) -> None:
                 if number == 0:
                     shown = results["raml_reject_known" if options.reject_known else "raml"]
                     rows += region_rows(sample.id, found, tables)
+                    if sample.id in kept:
+                        meta = maps.channels.shape[1] - maps.logits.shape[1]
+                        proposal = proposal_map(maps, selected_channels(bank, facts["hit_ratio"], meta))
+                        add_shown(
+                            pictures, sample.id, proposal, tables.eval_to_id[closed], found.regions.labels
+                        )
             out.add(sample.id, tables.eval_to_id[shown])
 
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*header, *(f"cosine_{name}" for name in novel_names)])
-    writer.writerows(rows)
-    write_text(job.output("regions"), text.getvalue())
+    write_regions(job.output("regions"), rows, tables.eval_names[tables.known :])
     scored = []
     for (number, name), matrix in counts.items():
         facts, _ = banks[number]
-        bank = {"shots": facts["shots"], "support_seed": facts["support_seed"]}
-        scored.append({**bank, "variant": name, "matrix": matrix.tolist()})
+        draw = {"shots": facts["shots"], "support_seed": facts["support_seed"]}
+        scored.append({**draw, "variant": name, "matrix": matrix.tolist()})
     content = {"split": split, "images": len(samples), "closed_set": closed_counts.tolist(), "banks": scored}
     write_json(job.output("counts"), {**content, **job.provenance()})
 

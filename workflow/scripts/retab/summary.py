@@ -5,17 +5,14 @@ Inputs: miou, scores (one per split each, either may be absent). Output: summary
 
 from __future__ import annotations
 
-from anyshot.engine.artifacts import atomic_path
 from anyshot.job import Job, run
-from anyshot.report.tables import summary_frame
+from anyshot.report.tables import write_summary
 from anyshot.retab.options import Summary
 
 
 def main(job: Job[Summary]) -> None:
-    frame = summary_frame(job.inputs("miou"), job.inputs("scores"))
-    with atomic_path(job.output("summary")) as temporary:
-        frame.to_csv(temporary, index=False, lineterminator="\n")
-    job.log.info("%d rows", len(frame))
+    rows = write_summary(job.output("summary"), job.inputs("miou"), job.inputs("scores"))
+    job.log.info("%d rows", rows)
 
 
 if __name__ == "__main__":
