@@ -38,10 +38,6 @@ localrules:
     all,
     all_folds,
     data_download,
-    raml_all,
-    raml_summary,
-    retab_all,
-    retab_summary,
 
 
 # What `targets` in the configuration names.

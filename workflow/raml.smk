@@ -45,3 +45,8 @@ def raml_measured():
     parts = [f"open_world.{shard}" for shard in RAML_SHARDS]
     stages = [*once, *banks, *parts]
     return [f"{RAML_BENCHMARKS}/{split}/{stage}.tsv" for split in settings.raml.splits for stage in stages]
+
+
+localrules:
+    raml_all,
+    raml_summary,

@@ -111,3 +111,8 @@ def retab_measured():
     parts += [f"{split}/{stage}" for split in settings.retab.folds for stage in cut]
     whole += [f"{stage}.{shard}" for stage in parts for shard in SHARDS]
     return [f"{RETAB_BENCHMARKS}/{stage}.tsv" for stage in whole]
+
+
+localrules:
+    retab_all,
+    retab_summary,

@@ -70,8 +70,12 @@ BAD: list[tuple[str, Any, list[str]]] = [
     ("retab.classifier.long_side", [256], ["retab.classifier.long_side: found [256]", "exactly 2 items"]),
     ("retab.cam.output_stride", 9, ["retab.cam.output_stride: found 9, expected one of 8, 16, 32 or null"]),
     ("systems", ["retap"], ['systems[0]: found "retap", expected one of "retab", "raml"']),
-    ("data.scenes.reader", "scene", ['data.scenes.reader: found "scene", expected one of folder, imagenet']),
-    ("data.mine", {"root": "x"}, ["data.mine.reader: not given, expected one of folder"]),
+    (
+        "data.scenes.reader",
+        "scene",
+        ['data.scenes.reader: found "scene", expected one of camvid, cityscapes, folder, imagenet'],
+    ),
+    ("data.mine", {"root": "x"}, ["data.mine.reader: not given, expected one of camvid"]),
     ("data.mine", {"reader": "voc"}, ["data.mine.root: not given, expected text"]),
     ("data.a/b", {"reader": "scenes"}, ['data: found the name "a/b"']),
     # numbers that YAML reads as text, or as no number at all

@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
+from anyshot.raml import system as raml
 from anyshot.retab.system import STAGES, Retab
+
+SYSTEMS = {"retab": STAGES, "raml": raml.STAGES}
 
 GPU_RULES = {
     "retab_classifier",
@@ -24,8 +27,22 @@ GPU_RULES = {
     "retab_affinity_map",
     "retab_segmentation",
     "retab_predict",
+    "raml_closed_set",
+    "raml_meta_channel",
+    "raml_metric",
+    "raml_novel_bank",
+    "raml_open_world",
+    "raml_anomaly",
 }
-SEEDED_RULES = {"retab_classifier", "retab_boundary", "retab_affinity", "retab_segmentation"}
+SEEDED_RULES = {
+    "retab_classifier",
+    "retab_boundary",
+    "retab_affinity",
+    "retab_segmentation",
+    "raml_closed_set",
+    "raml_meta_channel",
+    "raml_metric",
+}
 SHARDED_STAGES = (
     "cam",
     "crf_label",
@@ -69,9 +86,10 @@ def calls_of(built: Any, script: str) -> list[dict[str, list[str]]]:
 
 def test_every_stage_is_a_rule_with_a_script(built: Any, repository: Path) -> None:
     rules = {job.rule.name for job in built.stages}
-    assert rules == {"data_prepare", "report", *(f"retab_{stage}" for stage in STAGES)}
-    for stage in STAGES:
-        assert (repository / "workflow" / "scripts" / "retab" / f"{stage}.py").is_file()
+    stages = [(system, stage) for system, found in SYSTEMS.items() for stage in found]
+    assert rules == {"data_prepare", "report", *(f"{system}_{stage}" for system, stage in stages)}
+    for system, stage in stages:
+        assert (repository / "workflow" / "scripts" / system / f"{stage}.py").is_file()
 
 
 def test_scripts_read_what_their_rules_give(built: Any, repository: Path) -> None:
@@ -86,7 +104,7 @@ def test_scripts_read_what_their_rules_give(built: Any, repository: Path) -> Non
 
 def test_every_rule_has_a_log_a_benchmark_and_resources(built: Any) -> None:
     for job in built.stages:
-        stage = job.rule.name.removeprefix("retab_")
+        stage = re.sub("^(retab|raml)_", "", job.rule.name)
         assert stage in str(job.log) or job.rule.name in ("data_prepare", "report")
         assert stage in str(job.benchmark) or job.rule.name in ("data_prepare", "report")
         assert job.resources["mem_mb"] >= 500
@@ -261,7 +279,7 @@ def test_the_published_overlay_reaches_every_stage(project: Callable[[str], Any]
     jobs = made.execute(["results/paper/retab/fold1/miou.json"], "dryrun", [overlay]).jobs
     published = Retab()
     for job in [job for job in jobs if job.rule.name.startswith("retab_")]:
-        stage = job.rule.name.removeprefix("retab_")
+        stage = re.sub("^(retab|raml)_", "", job.rule.name)
         found = json.loads(job.params.options)
         split = job.wildcards.get("split")
         expected = json.loads(published.stage(stage, split=split, walk=job.wildcards.get("walk")).canonical())
