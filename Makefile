@@ -13,7 +13,7 @@ SUPPORTED := import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)]
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do $$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
 CORES ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 # Small jobs side by side are faster than one after the other with all cores each.
-ONE_THREAD := --set-threads $(foreach rule,classifier boundary boundary_map affinity affinity_map random_walk score_maps,retab_$(rule)=1)
+ONE_THREAD := --set-threads $(foreach rule,classifier cam crf_label boundary boundary_map affinity affinity_map random_walk predict score_maps,retab_$(rule)=1)
 STAMP := $(VENV)/.set-up
 SNAKEFILES := Snakefile rules workflow
 
