@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,3 +29,13 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}: set ANYSHOT_SHARED_DATA to the folder that holds voc256")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """Handlers that a test gave to anyshot's logger go with it: they write to its captured streams."""
+    log = logging.getLogger("anyshot")
+    before, level, propagate = log.handlers[:], log.level, log.propagate
+    yield
+    log.handlers[:], log.propagate = before, propagate
+    log.setLevel(level)

@@ -73,11 +73,11 @@ class Job(Generic[Opts]):
         outputs: Mapping[str, Path] | None = None,
         **fields: Any,
     ) -> Job[Opts]:
-        """A job without a command line, to call a stage's `main` in the same process."""
+        """A job without a command line, to call a stage's `main` in the same process; seeded as by `run`."""
         lists = {n: [p] if isinstance(p, Path) else list(p) for n, p in (inputs or {}).items()}
-        return cls(
-            stage=stage, options=options, input_paths=lists, output_paths=dict(outputs or {}), **fields
-        )
+        job = cls(stage=stage, options=options, input_paths=lists, output_paths=dict(outputs or {}), **fields)
+        _seed(job.seed)
+        return job
 
     def inputs(self, name: str) -> list[Path]:
         """The paths given for `--input name`, none when it was not given."""

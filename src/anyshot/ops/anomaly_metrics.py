@@ -72,7 +72,7 @@ def _values(steps: _Steps) -> Values:
     hits = steps.anomalous[::-1]
     found = hits.cumsum()
     alarms = (steps.normal - steps.below)[::-1]
-    average_precision = float((hits / positives * (found / (found + alarms))).sum())
+    average_precision = float((hits * (found / (found + alarms))).sum() / positives)  # exact where it is 1
     if not steps.normal:
         return {"auroc": None, "aupr": average_precision, "fpr95": None, "fpr95_nearest": None}
     wins = (steps.anomalous * (steps.below + steps.equal / 2)).sum()
