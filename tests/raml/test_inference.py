@@ -146,7 +146,7 @@ def test_scores_of_a_hand_made_matrix() -> None:
     assert rows["raml"]["mean"]["base"] == pytest.approx((1 + (0.5 + 1 + 1) / 3) / 2)
     assert rows["raml"]["classes"][3] == {"id": 3, "name": "d", "role": "novel", "iou": 0.5, "pixels": 20}
     other = {**part, "banks": part["banks"][:1]}
-    with pytest.raises(ArtifactError, match="different banks"):
+    with pytest.raises(ArtifactError, match="different things: run raml_open_world"):
         merge_counts([part, other])
 
 
