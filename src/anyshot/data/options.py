@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from anyshot.options import Options, StageOptions
 
@@ -87,8 +87,63 @@ class CamvidData(DataSource):
     root: str = Field(description="folder with train/, trainannot/ and so on")
 
 
+CocoRecipe = Literal[
+    "all_polygons_crowd_background",
+    "first_polygon_crowd_background",
+    "all_polygons_crowd_ignore",
+    "first_polygon_crowd_ignore",
+]
+
+
+class CocoData(DataSource):
+    """COCO layout: an instances JSON and a folder of images per subset. The prepare stage draws the masks."""
+
+    reader: Literal["coco"] = "coco"
+    root: str = Field(description="folder with annotations/ and the folders of images")
+    year: int = Field(
+        2014, description="used only to find annotations/instances_<subset><year>.json and <subset><year>/"
+    )
+    subsets: list[str] = Field(
+        default_factory=lambda: ["train", "val"], min_length=1, description="the subsets to read, in order"
+    )
+    annotations: dict[str, str] = Field(
+        default_factory=dict,
+        description="{subset: instances JSON} where it is not found by `year`; relative paths count from root",
+    )
+    images: dict[str, str] = Field(
+        default_factory=dict, description="{subset: folder of images} where it is not found by `year`"
+    )
+    lists: dict[str, str] = Field(
+        default_factory=dict,
+        description="{subset: list file}: its ids, in its order; without one, all images with objects",
+    )
+    recipe: CocoRecipe = Field(
+        "all_polygons_crowd_background",
+        description=(
+            "how masks are drawn: every polygon of an object or only its first, crowd regions as background"
+            " or ignored; POP: all_polygons_crowd_background, DIaM: first_polygon_crowd_background"
+        ),
+    )
+    recipe_version: Literal[1] = Field(
+        1, description="version of the drawing; it is raised when a change of code changes a mask"
+    )
+
+    @model_validator(mode="after")
+    def _subsets_fit(self) -> Self:
+        if len(set(self.subsets)) < len(self.subsets):
+            raise ValueError(f"`subsets` lists {self.subsets}: every entry once")
+        for key in ("annotations", "images", "lists"):
+            for subset in getattr(self, key):
+                if subset not in self.subsets:
+                    raise ValueError(
+                        f"`{key}.{subset}`: {subset!r} is not among `subsets`, which are"
+                        f" {', '.join(self.subsets)}: add it there, or remove it here"
+                    )
+        return self
+
+
 DataOptions = Annotated[
-    VocData | FolderData | ImagenetData | ScenesData | CityscapesData | CamvidData,
+    VocData | FolderData | ImagenetData | ScenesData | CityscapesData | CamvidData | CocoData,
     Field(discriminator="reader"),
 ]
 

@@ -20,7 +20,7 @@ import numpy as np
 from anyshot.data.classes import ClassTable
 from anyshot.data.images import image_size, read_image, read_mask
 from anyshot.data.manifest import Manifest, Sample
-from anyshot.data.options import DataSource, Prepare, ScenesData
+from anyshot.data.options import CocoData, DataSource, Prepare, ScenesData
 from anyshot.data.readers import DataSet, Problem
 from anyshot.data.readers import read as read_layout
 from anyshot.errors import DataError
@@ -31,6 +31,7 @@ LISTED_IN_CARD: Final = 1000
 SAMPLES_PER_PROCESS: Final = 200
 
 R = TypeVar("R")
+T = TypeVar("T")
 Progress = Callable[[Iterable["Check"], int], Iterable["Check"]]
 
 
@@ -53,7 +54,8 @@ def prepare(
 
     Args:
         options: name and source of the data set.
-        folder: where a generated data set is written (`scenes`); not touched otherwise.
+        folder: where a generated data set (`scenes`) or drawn masks (`coco`) are written; not touched
+            otherwise.
         threads: processes that check at the same time.
         progress: wraps the iterable of checks, given also their number.
 
@@ -68,6 +70,10 @@ def prepare(
         from anyshot.data.scenes import write_scenes
 
         write_scenes(folder, options.source, threads=threads)
+    if isinstance(options.source, CocoData):
+        from anyshot.data.readers.coco import write_masks
+
+        write_masks(folder, options.source, threads=threads)
     data = read_layout(options.source.reader, options.source, folder=folder)
     if not data.samples:
         raise DataError(f"{data.root}: the data set {options.name!r} has no images")
@@ -102,7 +108,7 @@ def check_samples(
     return {sample.id: found[sample.id] for sample in data.samples}
 
 
-def map_samples(work: Callable[[Sample], R], samples: Sequence[Sample], *, threads: int) -> Iterator[R]:
+def map_samples(work: Callable[[T], R], samples: Sequence[T], *, threads: int) -> Iterator[R]:
     """`map(work, samples)` over processes, results in order. One process when the samples are few."""
     processes = min(threads, len(samples) // SAMPLES_PER_PROCESS)
     if processes <= 1:

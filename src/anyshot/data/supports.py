@@ -63,21 +63,26 @@ def checked_supports(content: dict[str, Any], name: str) -> dict[str, list[str]]
     return supports
 
 
-def class_areas(samples: Sequence[Sample], ids: Iterable[int], threads: int = 1) -> dict[str, dict[int, int]]:
+def class_areas(
+    samples: Sequence[Sample], ids: Iterable[int] | None, threads: int = 1
+) -> dict[str, dict[int, int]]:
     """Pixels of some classes by sample id, then class id; 0 where an image has none, or no mask.
 
+    With None for `ids`, pixels of every value that a sample's mask holds, the ignore value too, and no zeros.
     Every mask is read once, in `threads` processes. Raises DataError for an unreadable mask.
     """
-    numbers = tuple(ids)
+    numbers = None if ids is None else tuple(ids)
     areas = map_samples(partial(_areas, ids=numbers), samples, threads=threads)
     return {sample.id: area for sample, area in zip(samples, areas, strict=True)}
 
 
-def _areas(sample: Sample, *, ids: tuple[int, ...]) -> dict[int, int]:
+def _areas(sample: Sample, *, ids: tuple[int, ...] | None) -> dict[int, int]:
     if sample.mask is None:
-        return dict.fromkeys(ids, 0)
+        return dict.fromkeys(ids or (), 0)
     # Void and every other value have counts of their own.
     counts = np.bincount(read_mask(sample.mask).ravel())
+    if ids is None:
+        return {int(number): int(counts[number]) for number in np.flatnonzero(counts)}
     return {number: int(counts[number]) if number < len(counts) else 0 for number in ids}
 
 

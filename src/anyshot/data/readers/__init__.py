@@ -12,7 +12,9 @@ from anyshot.data.manifest import Sample
 from anyshot.data.options import DataSource
 from anyshot.errors import ConfigError, DataError
 
-READERS: Final = ("voc", "folder", "imagenet", "scenes", "cityscapes", "camvid")
+READERS: Final = ("voc", "folder", "imagenet", "scenes", "cityscapes", "camvid", "coco")
+# Their files, or a part of them, are made by the prepare stage and lie in its folder.
+GENERATED: Final = ("scenes", "coco")
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 
 
@@ -43,11 +45,11 @@ class DataSet:
 
 
 def read(name: str, options: DataSource, *, folder: Path | None = None) -> DataSet:
-    """Read the layout of a reader. `folder` is where generated data sets lie."""
+    """Read the layout of a reader. `folder` is where generated data sets and converted masks lie."""
     if name not in READERS:
         raise ConfigError(f"reader {name!r} is unknown; the readers are {', '.join(READERS)}")
     module = importlib.import_module(f"{__name__}.{name}")
-    found = module.read(options, folder) if name == "scenes" else module.read(options)
+    found = module.read(options, folder) if name in GENERATED else module.read(options)
     return cast(DataSet, found)
 
 
