@@ -12,12 +12,31 @@ from anyshot.data.options import ScenesData, VocData
 from anyshot.data.prepare import prepare
 from anyshot.data.readers.voc import voc_table
 from anyshot.data.scenes import objects_table
-from anyshot.data.splits import base_novel_split, checked_splits, novel_class_names, split_names
+from anyshot.data.splits import (
+    JOINT,
+    SCHEMES,
+    base_novel_split,
+    checked_splits,
+    novel_class_names,
+    split_names,
+)
 from anyshot.errors import ConfigError, DataError
 
 from .layouts import options
 
 FOLDS = ["fold0", "fold1", "fold2", "fold3"]
+# COCO's categories in the order of its instances JSON.
+COCO = [
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow",
+    "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee",
+    "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard",
+    "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple",
+    "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch",
+    "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard",
+    "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors",
+    "teddy bear", "hair drier", "toothbrush",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("scheme", "table"), [("pascal_5i", voc_table()), ("scenes_5i", objects_table())])
@@ -32,10 +51,25 @@ def test_pascal_5i_by_name() -> None:
     assert novel_class_names("pascal_5i", "fold3") == ["pottedplant", "sheep", "sofa", "train", "tvmonitor"]
 
 
+def test_coco_20i_takes_every_fourth_category() -> None:
+    assert split_names("coco_20i") == FOLDS
+    assert len(COCO) == 80
+    for f, fold in enumerate(FOLDS):
+        assert novel_class_names("coco_20i", fold) == COCO[f::4]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_joint_has_no_novel_class_and_is_no_fold(scheme: str) -> None:
+    assert novel_class_names(scheme, JOINT) == []
+    assert JOINT not in split_names(scheme)
+    novel_class_names(scheme, JOINT).append("x")
+    assert novel_class_names(scheme, "joint") == []
+
+
 def test_unknown_scheme_and_split_are_named() -> None:
-    with pytest.raises(ConfigError, match="pascal_5i, scenes_5i"):
+    with pytest.raises(ConfigError, match="pascal_5i, scenes_5i, coco_20i"):
         novel_class_names("pascal5i", "fold0")
-    with pytest.raises(ConfigError, match="fold0, fold1, fold2, fold3"):
+    with pytest.raises(ConfigError, match="fold0, fold1, fold2, fold3, joint"):
         novel_class_names("pascal_5i", "fold4")
 
 

@@ -93,6 +93,14 @@ def test_areas(samples: list[Sample]) -> None:
     assert list(areas) == [*(sample.id for sample in samples), "none"]
 
 
+def test_areas_of_every_value_that_occurs(samples: list[Sample]) -> None:
+    without = Sample("none", Path("a.png"), None, "train", (8,))
+    areas = class_areas([*samples, without], None)
+    assert areas["s00"] == {0: 1, 11: 15}
+    assert areas["s05"] == {0: 1, 8: 5, 11: 10}
+    assert areas["none"] == {}
+
+
 def test_supports_show_enough_of_the_class(samples: list[Sample]) -> None:
     drawn = random_supports(samples, class_id=8, shots=4, seed=0, min_pixels=8)
     assert sorted(drawn) == ["s08", "s09", "s10", "s11"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -123,3 +123,9 @@ def _sample(row: dict[str, str], folder: Path, where: str) -> Sample:
         raise DataError(f"{where}: labels {row['labels']!r} are not class ids separated by spaces") from None
     mask = folder / row["mask"] if row["mask"] else None
     return Sample(id=row["id"], image=folder / row["image"], mask=mask, subset=row["subset"], labels=labels)
+
+
+def shown_ids(samples: Sequence[Sample], novel: Collection[int], count: int) -> set[str]:
+    """Ids of the first `count` images that show a novel class (data set ids), of any when none does."""
+    with_novel = [sample for sample in samples if set(novel) & set(sample.labels)]
+    return {sample.id for sample in (with_novel or samples)[:count]}

@@ -108,7 +108,7 @@ class CocoData(DataSource):
     )
     annotations: dict[str, str] = Field(
         default_factory=dict,
-        description="{subset: instances JSON} where it is not found by `year`; relative paths count from root",
+        description="{subset: instances JSON} where not found by `year`; relative paths count from root",
     )
     images: dict[str, str] = Field(
         default_factory=dict, description="{subset: folder of images} where it is not found by `year`"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from importlib import resources
 from pathlib import Path
@@ -34,38 +34,6 @@ def novel_class_names(scheme: str, split: str) -> list[str]:
     if split not in splits:
         raise ConfigError(f"scheme {scheme!r} has no split {split!r}; it has {', '.join(splits)}")
     return list(splits[split])
-
-
-def few_shot_splits(
-    scheme: str | None, own: Mapping[str, Sequence[str]] | None = None
-) -> dict[str, list[str]]:
-    """Names of the novel classes by split, `joint` last: the splits of a scheme, or own ones instead.
-
-    In `joint` every class but the background is a base class (fold -1, pop.md 1.2).
-
-    Args:
-        scheme: name of a scheme, None where `own` is given.
-        own: names of novel classes by the name of a split, as the configuration gives them.
-
-    Raises:
-        ConfigError: both or none given; an unknown scheme; an own split that names no class or one twice,
-            or that is called `joint` but names classes.
-    """
-    if (scheme is None) == (own is None):
-        raise ConfigError("give exactly one of a scheme and own splits by novel classes (the other is null)")
-    if own is None:
-        return {**_load(str(scheme)), JOINT: []}
-    for split, names in own.items():
-        if split == JOINT and names:
-            raise ConfigError(f"the split {JOINT!r} has no novel class, found {list(names)}; rename the split")
-        if split != JOINT and not names:
-            raise ConfigError(
-                f"the split {split!r} names no novel class; name one at least, or use the split {JOINT!r}"
-            )
-        repeated = sorted({name for name in names if list(names).count(name) > 1})
-        if repeated:
-            raise ConfigError(f"the split {split!r} lists {', '.join(repeated)} more than once; list it once")
-    return {**{split: list(names) for split, names in own.items() if split != JOINT}, JOINT: []}
 
 
 @cache

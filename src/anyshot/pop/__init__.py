@@ -1,0 +1,1 @@
+"""POP: generalised few-shot segmentation with orthogonal prototypes (CVPR 2023)."""
