@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyshot.commands import import_raml
+from anyshot.commands import import_pop, import_raml
 from anyshot.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ EPILOG = """\
 examples:
   anyshot import-weights retab res38_cls.pth --kind classifier --output weights/classifier
   anyshot import-weights raml final.pth --split 16_3 --output models/raml_16_3
+  anyshot import-weights pop best.pth --split fold0 --output models/pop_fold0
 
 `anyshot import-weights SYSTEM --help` has the options of each system.
 """
@@ -54,6 +55,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     systems = parser.add_subparsers(title="systems", dest="system", metavar="SYSTEM", required=True)
     _add_retab(systems)
     import_raml.add_parser(systems)
+    import_pop.add_parser(systems)
 
 
 def _add_retab(systems: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

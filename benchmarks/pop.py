@@ -1,0 +1,228 @@
+"""POP's factorised head and tiled losses (pop.md 2.2, 5.3 items 1 and 5) against the plain ones.
+
+    python benchmarks/pop.py [--small] [--threads N]
+
+`head`: logits of background, 60 base and 20 novel classes on a 60 x 60 grid of 512 channels, one image, and
+the gradients for the features, all prototypes and both classifiers. The plain way, that of
+tests/reference/pop_head.py, sends every class's projection of every cell through the classifier.
+`cross entropy`: of as many logits at 473 x 473 px, with its gradient; `labels`: the best class of every pixel
+of a 640 x 480 px image. Their plain way is to upsample all logits with torch first.
+Either way of an item runs in a process of its own, on the same input: time, and peak memory above what the
+process held before. The last line is JSON; its first keys are those of the head. Exit status 1 when, in the
+full form, the head is not 30 times faster or a result differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+import torch.nn.functional as F
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from torch import Tensor
+
+from anyshot.ops.upsampled import upsampled_argmax, upsampled_cross_entropy
+from anyshot.pop.head import PixelMlp, PrototypeHead
+from tests.reference import pop_head as plain
+
+THREADS, REQUIRED_RATIO, ALLOWED_DIFFERENCE = 2, 30.0, 1e-4
+BASE, NOVEL, CHANNELS, CELLS = 60, 20, 512, 60
+CROP, LARGE = 473, (640, 480)  # px; logits of an image are decided on a square of its longer side
+SMALL_PEAK = 1.0  # MiB; what takes less is counted as this, so that ratios stay finite
+Way = Callable[..., list[Tensor]]
+
+
+def head_and_features(small: bool) -> tuple[PrototypeHead, Tensor]:
+    """A head with prototypes that are not quite orthogonal, and features (1, C, h, w)."""
+    torch.manual_seed(0)
+    base, novel, channels, cells = (3, 2, 16, 6) if small else (BASE, NOVEL, CHANNELS, CELLS)
+    head = PrototypeHead(channels=channels, base=base).with_novel(novel)
+    with torch.no_grad():
+        head.base_emb.add_(0.01 * torch.randn_like(head.base_emb))
+    return head, torch.randn(1, channels, cells, cells).requires_grad_()
+
+
+def logits_and_labels(small: bool) -> tuple[Tensor, Tensor]:
+    """Logits (1, 81, 60, 60) and labels (1, 473, 473) uint8, in patches, a tenth of them ignored."""
+    generator = torch.Generator().manual_seed(0)
+    classes, cells, side = (6, 6, 40) if small else (1 + BASE + NOVEL, CELLS, CROP)
+    logits = torch.randn(1, classes, cells, cells, generator=generator)
+    patches = torch.randint(0, classes, (1, side // 8 + 1, side // 8 + 1), generator=generator)
+    patches[torch.rand(patches.shape, generator=generator) < 0.1] = 255
+    labels = patches.repeat_interleave(8, dim=1).repeat_interleave(8, dim=2)[:, :side, :side]
+    return logits.requires_grad_(), labels.to(torch.uint8)
+
+
+def image_logits(small: bool) -> tuple[Tensor, int, int]:
+    """Logits as above, and the side of the square."""
+    logits, _ = logits_and_labels(small)
+    return logits.detach(), 50 if small else max(LARGE), 50 if small else max(LARGE)
+
+
+def with_gradients(head: PrototypeHead, features: Tensor, logits: Tensor) -> list[Tensor]:
+    """The logits, and gradients for features, prototypes and classifiers."""
+    slopes = torch.linspace(-1, 1, logits.numel()).view_as(logits)
+    return [logits.detach(), *torch.autograd.grad(logits, [features, *head.parameters()], slopes)]
+
+
+def plain_head(head: PrototypeHead, features: Tensor) -> list[Tensor]:
+    def matrices(mlp: PixelMlp) -> list[Tensor]:
+        return [weight[:, :, 0, 0] for weight in mlp.parameters()]
+
+    logits = plain.stage_2_logits(
+        features, head.base_emb, head.novel_emb, matrices(head.classifier), matrices(head.classifier_n)
+    )
+    return with_gradients(head, features, logits)
+
+
+def fast_head(head: PrototypeHead, features: Tensor) -> list[Tensor]:
+    return with_gradients(head, features, head(features))
+
+
+def plain_entropy(logits: Tensor, labels: Tensor) -> list[Tensor]:
+    large = F.interpolate(logits, size=labels.shape[1:], mode="bilinear", align_corners=True)
+    loss = F.cross_entropy(large, labels.long(), ignore_index=255)
+    return [loss.detach(), *torch.autograd.grad(loss, logits)]
+
+
+def fast_entropy(logits: Tensor, labels: Tensor) -> list[Tensor]:
+    loss = upsampled_cross_entropy(logits, labels, align_corners=True)
+    return [loss.detach(), *torch.autograd.grad(loss, logits)]
+
+
+def plain_labels(logits: Tensor, height: int, width: int) -> list[Tensor]:
+    large = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=True)
+    return [large.argmax(dim=1)]
+
+
+def fast_labels(logits: Tensor, height: int, width: int) -> list[Tensor]:
+    return [upsampled_argmax(logits, height, width, align_corners=True)]
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is measured: the maker of its input, the plain and the fast way."""
+
+    data: Callable[[bool], tuple[Any, ...]]
+    plain: Way
+    fast: Way
+
+
+ITEMS = {
+    "head": Item(head_and_features, plain_head, fast_head),
+    "cross entropy": Item(logits_and_labels, plain_entropy, fast_entropy),
+    "labels": Item(image_logits, plain_labels, fast_labels),
+}
+
+
+def _mib(key: str) -> float:
+    """Memory of this process in MiB by Linux's own account: VmHWM is its peak, VmRSS what it holds now."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key + ":")) / 2**10
+
+
+def _one_way(name: str, by_plain: bool, small: bool, threads: int) -> tuple[float, float, list[Tensor]]:
+    """Seconds of the fastest run, peak MiB of the first, and the result."""
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
+    item = ITEMS[name]
+    way = item.plain if by_plain else item.fast
+    way(*item.data(True))  # libraries load and set up their workspaces at the first call
+    data = item.data(small)
+    with contextlib.suppress(OSError):  # forget the peak of the imports, where the system allows it
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    before = _mib("VmRSS")
+    best, peak = float("inf"), 0.0
+    for run in range(1 if by_plain else 5):
+        begin = time.perf_counter()
+        result = way(*data)
+        best = min(best, time.perf_counter() - begin)
+        if run == 0:
+            peak = _mib("VmHWM") - before
+    return best, peak, result
+
+
+def one_way(name: str, by_plain: bool, small: bool, threads: int) -> tuple[float, float, list[Tensor]]:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_one_way, (name, by_plain, small, threads))
+
+
+def differences(name: str, expected: list[Tensor], found: list[Tensor]) -> tuple[float, float]:
+    """Largest absolute difference, and the largest relative to the largest value of the same tensor.
+
+    Of labels, both are the share that differs: two classes may be equally good up to rounding.
+    """
+    if name == "labels":
+        share = (expected[0] != found[0]).double().mean().item()
+        return share, share
+    apart = [(a - b).abs().max() for a, b in zip(expected, found, strict=True)]
+    relative = [gap / a.abs().max().clamp(min=1e-30) for gap, a in zip(apart, expected, strict=True)]
+    return max(apart).item(), max(relative).item()
+
+
+def measure(name: str, small: bool, threads: int) -> dict[str, Any]:
+    reference_seconds, reference_peak, expected = one_way(name, True, small, threads)
+    seconds, peak, found = one_way(name, False, small, threads)
+    absolute, relative = differences(name, expected, found)
+    return {
+        "item": name,
+        "ratio": reference_seconds / seconds,
+        "max_abs_difference": absolute,
+        "relative_difference": relative,
+        "seconds": seconds,
+        "reference_seconds": reference_seconds,
+        "peak_mib": peak,
+        "reference_peak_mib": reference_peak,
+        "memory_ratio": max(reference_peak, SMALL_PEAK) / max(peak, SMALL_PEAK),
+    }
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    heads = ("reference s", "here s", "faster", "reference MiB", "here MiB", "less", "difference")
+    print(f"{'item':16}" + "".join(f"{head:>14}" for head in heads))
+    for row in rows:
+        print(f"{row['item']:16}{row['reference_seconds']:>14.4f}{row['seconds']:>14.4f}"
+              f"{row['ratio']:>13.1f}x{row['reference_peak_mib']:>14.1f}{row['peak_mib']:>14.1f}"
+              f"{row['memory_ratio']:>13.1f}x{row['relative_difference']:>14.1e}")  # fmt: skip
+
+
+def failures(rows: list[dict[str, Any]]) -> list[str]:
+    """What the full form was to show and did not."""
+    found = [f"{row['item']}: {row['relative_difference']:.1e} apart, allowed {ALLOWED_DIFFERENCE}"
+             for row in rows if row["relative_difference"] > ALLOWED_DIFFERENCE]  # fmt: skip
+    if rows[0]["ratio"] < REQUIRED_RATIO:
+        found.append(f"head: {rows[0]['ratio']:.1f} times faster, wanted {REQUIRED_RATIO:.0f}")
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="tiny inputs, to see that it runs")
+    parser.add_argument("--threads", type=int, default=THREADS, metavar="N")
+    arguments = parser.parse_args()
+    rows = [measure(name, arguments.small, arguments.threads) for name in ITEMS]
+    print_table(rows)
+    found = [] if arguments.small else failures(rows)
+    for line in found:
+        print(f"FAILED: {line}")
+    head, _ = head_and_features(arguments.small)
+    sizes = {"base": head.base, "novel": head.novel, "channels": head.channels,
+             "cells": 6 if arguments.small else CELLS}  # fmt: skip
+    result = {"items": rows, "sizes": sizes, "threads": arguments.threads, "device": "cpu"}
+    print(json.dumps({"benchmark": "pop", "small": arguments.small, **rows[0], **result}))
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
