@@ -56,4 +56,5 @@ rule all_folds:
 include: "rules/data.smk"
 include: "rules/retab.smk"
 include: "rules/raml.smk"
+include: "rules/pop.smk"
 include: "rules/report.smk"

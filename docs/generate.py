@@ -27,6 +27,7 @@ from anyshot.config import Config
 from anyshot.data import options as data
 from anyshot.options import BackboneOptions, OptimiserOptions
 from anyshot.page_options import Report
+from anyshot.pop import system as pop
 from anyshot.raml import system as raml
 from anyshot.retab import system as retab
 from anyshot.retab.options import Crf, Crops
@@ -39,6 +40,7 @@ READERS = (
     data.VocData,
     data.CityscapesData,
     data.CamvidData,
+    data.CocoData,
     data.FolderData,
     data.ImagenetData,
     data.ScenesData,
@@ -56,6 +58,7 @@ SHARED: dict[str, type[BaseModel]] = {
 SYSTEMS: dict[str, tuple[type[BaseModel], types.ModuleType]] = {
     "retab": (retab.Retab, retab),
     "raml": (raml.Raml, raml),
+    "pop": (pop.Pop, pop),
 }
 
 INTRODUCTION = """\
@@ -115,7 +118,7 @@ def summary(model: type[BaseModel]) -> str:
 
 def plain_text(text: str) -> str:
     """Text without references to sections of the specification, its <names> kept from being read as HTML."""
-    return re.sub(r"<(\w+)>", r"&lt;\1&gt;", re.sub(r" \((?:retab|raml)\.md [^)]*\)", "", text))
+    return re.sub(r"<(\w+)>", r"&lt;\1&gt;", re.sub(r" \((?:retab|raml|pop)\.md [^)]*\)", "", text))
 
 
 def table(model: type[BaseModel], *, only: Iterable[str] | None = None, leave: Iterable[str] = ()) -> str:
@@ -164,6 +167,8 @@ def shown(value: Any) -> str:
         return f"`{str(value).lower()}`"
     if isinstance(value, list | tuple):
         return f"`[{', '.join(str(part) for part in value)}]`"
+    if isinstance(value, Mapping) and not value:
+        return "none"
     if isinstance(value, BaseModel | Mapping):
         return "see its own keys"
     return f"`{value}`"

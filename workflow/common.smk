@@ -53,7 +53,7 @@ def stage(script, inputs, outputs, *, seed=False, sharded=False):
 
 
 # Wildcards that choose among the options of a stage.
-WILDCARDS = ("name", "split", "labels", "walk", "shot", "support")
+WILDCARDS = ("name", "split", "labels", "walk", "shot", "support", "method")
 
 
 def options(name):
@@ -93,16 +93,21 @@ def need(*, gpu, megabytes, minutes):
 
 def reported_files():
     """Inputs of the report by name: those of the enabled systems, each file once."""
+    reported = {"retab": retab_reported, "raml": raml_reported, "pop": pop_reported}
     found = {}
     for system in settings.systems:
-        for name, paths in {"retab": retab_reported, "raml": raml_reported}[system]().items():
+        for name, paths in reported[system]().items():
             found.setdefault(name, []).extend([paths] if isinstance(paths, str) else paths)
     return {name: list(dict.fromkeys(paths)) for name, paths in found.items()}
 
 
 def wanted(targets):
     """The files that `targets` of the configuration mean: groups of results, or files as they are."""
-    systems = {"retab": rules.retab_all.input, "raml": rules.raml_all.input}
+    systems = {
+        "retab": rules.retab_all.input,
+        "raml": rules.raml_all.input,
+        "pop": rules.pop_all.input,
+    }
     groups = {
         "all_folds": [path for system in settings.systems for path in systems[system]],
         **{f"{system}_all": files for system, files in systems.items()},

@@ -22,19 +22,21 @@ from pydantic import Field, ValidationError
 from anyshot.config_errors import found, message, translate, unknown
 from anyshot.data.open_splits import OPEN_SCHEMES
 from anyshot.data.options import DataOptions, Download, Prepare
-from anyshot.data.splits import novel_class_names, split_names
+from anyshot.data.splits import SCHEMES, novel_class_names, split_names
 from anyshot.errors import AnyshotError, ConfigError
 from anyshot.options import Options, StageOptions
 from anyshot.page_options import Report
+from anyshot.pop.system import Pop
 from anyshot.raml.system import Raml
 from anyshot.retab.system import Retab
 
 NAME = re.compile(r"\w[\w-]*")  # of data sets and splits: they become folders
 SHARED = "shared"  # the folder of what does not depend on the split
-SCHEMES = ("pascal_5i", "scenes_5i")
-SYSTEMS = ("retab", "raml")
+SYSTEMS = ("retab", "raml", "pop")
+PUBLISHED = (*SYSTEMS, "pop_coco")  # what `--published` prints
+WITH_SHARED = ("retab", "pop")  # systems with stages that do not depend on the split
 LIST = "tag:yaml.org,2002:seq"
-GROUPS = ("all_folds", "retab_all", "raml_all", "report")  # targets that are rules, not files
+GROUPS = ("all_folds", "retab_all", "raml_all", "pop_all", "report")  # targets that are rules, not files
 
 
 class Config(Options):
@@ -43,11 +45,13 @@ class Config(Options):
     results: str = Field("results", min_length=1, description="folder of everything the workflow makes")
     seed: int = Field(0, ge=0, description="seed of every training")
     gpus: int = Field(1, ge=0, description="GPUs per network stage; without a GPU the stages run on the CPU")
-    systems: list[Literal["retab", "raml"]] = Field(["retab"], min_length=1, description="systems to run")
+    systems: list[Literal["retab", "raml", "pop"]] = Field(
+        ["retab"], min_length=1, description="systems to run"
+    )
     targets: list[str] = Field(
         default_factory=lambda: ["all_folds", "report"],
         min_length=1,
-        description="what `snakemake` alone builds: all_folds, retab_all, raml_all, report, or files",
+        description="built by `snakemake` alone: all_folds, retab_all, raml_all, pop_all, report, or files",
     )
     data: dict[str, DataOptions] = Field(description="the data sets, by name")
     download: Download = Field(
@@ -56,6 +60,7 @@ class Config(Options):
     )
     retab: Retab = Field(default_factory=Retab, description="RETAB (BMVC 2022)")
     raml: Raml = Field(default_factory=Raml, description="RAML (IJCAI 2022)")
+    pop: Pop = Field(default_factory=Pop, description="POP (CVPR 2023)")
     report: Report = Field(default_factory=Report, description="the page results/report.html")
 
     def novel_classes(self, split: str) -> list[str]:
@@ -74,11 +79,13 @@ class Config(Options):
 
     def every_split(self) -> list[str]:
         """Every split of any system, each name once."""
-        return list(dict.fromkeys([*self.splits(), *self.raml.every_split()]))
+        return list(dict.fromkeys(split for system in SYSTEMS for split in self.splits_of(system)))
 
     def splits_of(self, system: str) -> list[str]:
         """Every split of one system."""
-        return self.splits() if system == "retab" else list(self.raml.every_split())
+        if system == "retab":
+            return self.splits()
+        return list(self.raml.every_split()) if system == "raml" else self.pop.every_split()
 
     def stage(
         self,
@@ -90,6 +97,7 @@ class Config(Options):
         name: str | None = None,
         shot: str | None = None,
         support: str | None = None,
+        method: str | None = None,
     ) -> StageOptions:
         """Options of the stage `system.stage`; the keywords are the rule's wildcards.
 
@@ -101,6 +109,8 @@ class Config(Options):
             return self.retab.stage(key, split=split, novel=novel, labels=labels, walk=walk)
         if system == "raml":
             return self.raml.stage(key, split=split, shot=shot, support=support)
+        if system == "pop":
+            return self.pop.stage(key, split=split, shot=shot, support=support, method=method)
         if stage == "data.prepare":
             return Prepare(name=str(name), source=self.data[str(name)])
         fixed: dict[str, StageOptions] = {"data.download": self.download, "report.report": self.report}
@@ -119,7 +129,8 @@ def load(content: Mapping[str, Any]) -> Config:
         config = Config.model_validate_json(json.dumps(plain), strict=True)
     except ValidationError as error:
         raise ConfigError(message(translate(error, plain, Config.model_json_schema()))) from None
-    problems = [*_names(config), *_scheme(config), *_open_splits(config)] or _targets(config)
+    folds = [*_folds(config, "retab"), *_folds(config, "pop"), *_open_splits(config)]
+    problems = [*_names(config), *folds] or _targets(config)
     if problems:
         raise ConfigError(message(problems))
     return config
@@ -135,7 +146,7 @@ def check_targets(config: Config, words: Sequence[str]) -> None:
             continue
         system, split = parts[len(root) : len(root) + 2]
         known = config.splits_of(system)
-        if split not in known and not (system == "retab" and split == SHARED):
+        if split not in known and not (system in WITH_SHARED and split == SHARED):
             problems.append(f'{word}: there is no split "{split}" of {system}; {unknown(split, known)}')
     if problems:
         raise ConfigError("\n".join(problems))
@@ -170,23 +181,24 @@ def _repeated(key: str, values: Sequence[str]) -> list[str]:
     )
 
 
-def _scheme(config: Config) -> list[str]:
-    retab = config.retab
-    if retab.scheme is not None and retab.scheme not in SCHEMES:
-        return [f"retab.scheme: found {found(retab.scheme)}; {unknown(retab.scheme, SCHEMES)}"]
-    problems = _repeated("retab.folds", retab.folds)
-    for split, names in (retab.novel_classes or {}).items():
-        key = f"retab.novel_classes.{split}"
+def _folds(config: Config, system: Literal["retab", "pop"]) -> list[str]:
+    """Mistakes in the scheme, the own splits and the folds of a system."""
+    options = config.retab if system == "retab" else config.pop
+    if options.scheme is not None and options.scheme not in SCHEMES:
+        return [f"{system}.scheme: found {found(options.scheme)}; {unknown(options.scheme, SCHEMES)}"]
+    problems = _repeated(f"{system}.folds", options.folds)
+    for split, names in (options.novel_classes or {}).items():
+        key = f"{system}.novel_classes.{split}"
         if not NAME.fullmatch(split) or split == SHARED:
             problems.append(f'{key}: a split is named by letters, digits, _ and -, and not "{SHARED}"')
         if not names:
             problems.append(f"{key}: found [], expected the name of at least one class")
         problems += _repeated(key, names)
-    known = config.splits()
-    for position, fold in enumerate(retab.folds):
+    known = config.splits_of(system)
+    for position, fold in enumerate(options.folds):
         if fold not in known:
             problems.append(
-                f"retab.folds[{position}]: found {found(fold)}, no such split; {unknown(fold, known)}"
+                f"{system}.folds[{position}]: found {found(fold)}, no such split; {unknown(fold, known)}"
             )
     return problems
 
@@ -230,15 +242,22 @@ def schema() -> str:
     return json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
 
 
-def published(system: str) -> str:
-    """The published options of a system as YAML: every key, so that an overlay of them restores every one."""
+def published(name: str) -> str:
+    """The published options of a system as YAML: every key, so that an overlay of them restores every one.
+
+    `pop` are POP's for PASCAL-5i, `pop_coco` those for COCO-20i.
+    """
     import yaml
 
+    from anyshot.pop import system as pop
     from anyshot.raml import system as raml
     from anyshot.retab import system as retab
 
-    module = {"retab": retab, "raml": raml}[system]
-    content = Config.model_fields[system].get_default(call_default_factory=True).model_dump(mode="json")
+    modules = {"retab": retab, "raml": raml, "pop": pop}
+    system = name.split("_")[0]
+    module = modules[system]
+    options = pop.published_coco() if name == "pop_coco" else getattr(Config(data={}), system)
+    content = options.model_dump(mode="json")
     for stage in module.STAGES:
         for key in module.FILLED_IN:
             content[stage].pop(key, None)
@@ -280,7 +299,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--schema", action="store_true", help="print the JSON schema")
-    action.add_argument("--published", metavar="SYSTEM", choices=SYSTEMS, help="print the published options")
+    action.add_argument(
+        "--published", metavar="SYSTEM", choices=PUBLISHED, help="print the published options"
+    )
     action.add_argument(
         "--check", nargs="+", type=Path, metavar="FILE", help="validate files merged left to right"
     )

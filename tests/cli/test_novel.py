@@ -14,8 +14,8 @@ from anyshot.cli import main
 from anyshot.data.classes import voc_colour
 from anyshot.data.images import read_image
 from anyshot.engine.artifacts import write_json
+from anyshot.engine.novel_folder import free_id
 from anyshot.raml.bank import NovelClass, describe_support, load_class, save_class
-from anyshot.raml.novel_folder import free_id
 from anyshot.raml.open_model import load_model
 from tests.cli.conftest import photograph
 from tests.raml.open_models import META, TABLE, write_model

@@ -4,95 +4,36 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
-from anyshot.data.classes import ClassTable
-from anyshot.data.images import write_mask
-from anyshot.data.manifest import Manifest, Sample
 from anyshot.engine.label_maps import LabelMaps
 from anyshot.errors import ArtifactError, DataError, WeightsError
-from anyshot.job import Job
 from anyshot.raml import options as stages
 from anyshot.raml.artifacts import load_network, read_tables
 from anyshot.raml.bank import load_bank, load_class, save_class
-
-SIDE = 64  # px
-NAMES = ("ground", "red", "green", "blue", "yellow", "cyan", "purple")
-COLOURS = (
-    (120, 120, 120), (220, 30, 30), (30, 200, 30), (30, 30, 220), (220, 210, 30), (20, 220, 220),
-    (200, 20, 200),
-)  # fmt: skip
-NOVEL = ["cyan", "purple"]
-BACKBONE = {"name": "resnet18", "weights": "none", "output_stride": 16}
-ADAM = {
-    "optimiser": "adamw", "batch_size": 8, "learning_rate": 1e-3, "head_multiplier": 1.0, "workers": 0,
-    "weight_decay": 1e-4, "gradient_clip": 5.0,
-}  # fmt: skip
+from tests.shapes import ADAM, BACKBONE, NOVEL, SIDE, TABLE, ShapesRun
 
 
-def draw(folder: Path, number: int, rng: np.random.Generator) -> tuple[Path, Path, tuple[int, ...]]:
-    """One image of three shapes on a noisy ground, and its mask."""
-    image = np.full((SIDE, SIDE, 3), COLOURS[0], dtype=np.uint8)
-    mask = np.zeros((SIDE, SIDE), dtype=np.uint8)
-    for label in rng.choice(np.arange(1, len(NAMES)), size=3, replace=False):
-        centre = rng.integers(14, SIDE - 14, size=2)
-        shape = np.zeros((SIDE, SIDE), dtype=np.uint8)
-        radius = int(rng.integers(9, 14))
-        if label % 2:
-            cv2.circle(shape, tuple(map(int, centre)), radius, 1, -1)
-        else:
-            low, high = (tuple(map(int, centre + side * (radius - 2))) for side in (-1, 1))
-            cv2.rectangle(shape, low, high, 1, -1)
-        image[shape == 1], mask[shape == 1] = COLOURS[label], label
-    noisy = image + rng.normal(0, 12, image.shape)
-    paths = folder / f"{number:03d}.png", folder / f"{number:03d}_mask.png"
-    cv2.imwrite(str(paths[0]), noisy.clip(0, 255).astype(np.uint8)[..., ::-1])
-    write_mask(paths[1], mask, TABLE)
-    return *paths, tuple(int(label) for label in np.unique(mask) if label)
-
-
-TABLE = ClassTable.of(NAMES, kinds=["background"] + ["thing"] * 6, colours=COLOURS)
-
-
-class Run:
-    """The stages, called one after the other in one folder."""
+class Run(ShapesRun):
+    """RAML's stages."""
 
     def __init__(self, folder: Path, repository: Path) -> None:
-        self.folder, self.repository = folder, repository
-        rng = np.random.default_rng(0)
-        samples = []
-        for number in range(64):
-            image, mask, labels = draw(folder, number, rng)
-            subset = "train" if number < 48 else "val"
-            samples.append(Sample(f"{number:03d}", image, mask, subset, labels))
-        Manifest(samples).write(folder / "manifest.csv")
-        TABLE.write(folder / "classes.csv")
-        self.data = {"manifest": folder / "manifest.csv", "classes": folder / "classes.csv"}
+        super().__init__(folder, repository, "raml")
         self.split = folder / "split" / "split.json"
 
     def stage(
         self, name: str, options: Any, inputs: dict[str, Any], outputs: dict[str, Path], **job: Any
     ) -> None:
-        path = self.repository / "workflow" / "scripts" / "raml" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(f"raml_{name}", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
         split = {} if name == "split" else {"split": self.split}
-        given = {**self.data, **split, **inputs}
-        module.main(Job.for_tests(f"raml.{name}", options, inputs=given, outputs=outputs, **job))
+        self.call(name, options, {**split, **inputs}, outputs, **job)
 
     def made(self, stage: str) -> dict[str, Path]:
-        names = {"weights": "model.safetensors", "card": "model.json", "curve": "train.jsonl"}
-        return {key: self.folder / stage / name for key, name in names.items()}
+        return self.network(stage)
 
     def dataset(self, *subsets: str) -> stages.OpenDataset:
         return stages.OpenDataset(subsets=list(subsets), split="shapes")
@@ -185,8 +126,8 @@ def test_novel_classes_are_found(finished: Run, whole: dict[str, Path]) -> None:
     rows = by_variant(content)
     assert rows["closed_set"]["mean"]["novel"] == 0
     assert rows["closed_set"]["mean"]["base"] > 0.5
-    # how well is a matter of photographs (benchmarks/): a network this small, from random weights, ends between
-    # 0.08 and 0.40 by seed and by the rounding of the processor
+    # how well is a matter of photographs (benchmarks/): a network this small, from random weights, ends
+    # between 0.08 and 0.40 by seed and by the rounding of the processor
     assert rows["raml"]["mean"]["novel"] > 0
     assert rows["raml"]["mean"]["harmonic"] > rows["closed_set"]["mean"]["harmonic"]
     assert rows["raml"]["support_seeds"] == [0, 1]

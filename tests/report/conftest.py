@@ -53,7 +53,15 @@ def page(material: Material) -> str:
 @pytest.fixture
 def quick_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Empty pictures instead of plots, for tests that build many pages and look at other things."""
-    for name in ("training_curve", "threshold_curves", "class_bars", "confusion", "anomaly_curves"):
+    for name in (
+        "training_curve",
+        "threshold_curves",
+        "class_bars",
+        "confusion",
+        "anomaly_curves",
+        "shot_curves",
+        "prototype_cosines",
+    ):
         monkeypatch.setattr(plots, name, lambda *_, **__: "data:image/svg+xml;base64,")
 
 

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from anyshot.data.manifest import shown_ids
 from anyshot.data.split_tables import SplitTables
 from anyshot.engine.label_maps import LabelMapWriter
 from anyshot.engine.stores import StoreWriter
 from anyshot.ops.anomaly_metrics import AnomalyTally
 from anyshot.raml.evaluation import PROTOCOL, scored_variants
 from anyshot.raml.networks import OpenMaps
-from anyshot.raml.pictures_data import add_shown, proposal_map, shown_ids
+from anyshot.raml.pictures_data import add_shown, proposal_map
 from tests.report.fabricated_run import FabricatedRun, Picture
 
 VARIANTS = ("npm", "raml", "raml_reject_known")

@@ -18,10 +18,10 @@ from PIL import Image
 from anyshot.job import Job
 from anyshot.page_options import Report
 from anyshot.raml.options import Summary
+from anyshot.report.few_shot import draws_table
 from anyshot.report.gallery import Painter
 from anyshot.report.material import Material, SplitResult
 from anyshot.report.page import build
-from anyshot.report.raml import draws_table
 from anyshot.report.tables import SUMMARY_COLUMNS, label, scored_variants, summary_frame
 from tests.report.fabricated_raml import SEEDS, VARIANTS, only
 from tests.report.fabricated_run import FabricatedRun
@@ -59,7 +59,7 @@ def test_page_of_raml_alone(page_of_raml: str) -> None:
     assert "Protocol: IoU over all pixels" in text
     assert "Published: table of RAML." in text
     assert "closed_set" in text  # a trained network and a stage with its cost
-    assert "novel_bank (5shot_seed1)" in text
+    assert "|novel_bank (5shot)|" in text
 
 
 @pytest.mark.usefixtures("quick_plots")
@@ -112,13 +112,14 @@ def test_draws_table_by_hand() -> None:
     result = SplitResult("raml", "16_1", miou={"variants": variants, "reference": reference})
     scored = scored_variants(result)
     assert [label(item) for item in scored] == ["Closed set", "RAML, 5 shots"]
-    (group,) = draws_table({"16_1": scored}).groups
-    assert [[cell.text for cell in row] for row in group.rows] == [
-        ["Closed set", "–", "50.00", "60.00", "0.00", "0.00", "–", "–", "–", "–"],
-        ["RAML, 5 shots", "2", "50.00 ± 1.00", "60.00 ± 2.00", "30.00 ± 3.00", "40.00 ± 4.00",
-         "70.60", "69.70", "85.20", "76.70"],
+    closed_group, group = draws_table({"16_1": scored}).groups
+    assert (closed_group.heading, group.heading) == ("16_1", "16_1, 5 shots")
+    assert [[cell.text for cell in row] for row in (*closed_group.rows, *group.rows)] == [
+        ["Closed set", "–", "50.00", "60.00", "0.00", "0.00"],
+        ["RAML", "2", "50.00 ± 1.00", "60.00 ± 2.00", "30.00 ± 3.00", "40.00 ± 4.00"],
+        ["RAML, published", "–", "70.60", "69.70", "85.20", "76.70"],
     ]  # fmt: skip
-    assert [cell.strong for cell in group.rows[1]].index(True) == 4
+    assert [cell.strong for cell in group.rows[0]].index(True) == 4
 
 
 def test_pictures_say_what_became_of_the_regions(page_of_raml: str) -> None:

@@ -19,13 +19,20 @@ BEFORE: dict[str, Any] = {
     "raml.scheme": None,
     "raml.novel_classes": {"small": ["mug", "owl"], "other": ["kite"]},
     "raml.splits": ["small", "other"],
+    "pop.shots": [1],
+    "pop.support_seeds": [0],
+    "pop.methods": ["pop", "prototype"],
+    "pop.novel_update.mode": "cached",
 }
 
 # Stages that draw random numbers.
 SEEDED = {
     "retab_classifier", "retab_boundary", "retab_affinity", "retab_segmentation",
     "raml_closed_set", "raml_meta_channel", "raml_metric",
+    "pop_base", "pop_novel_update",
 }  # fmt: skip
+
+POP_TRAINING = {"pop_index", "pop_base", "pop_support", "pop_features", "pop_novel_update"}
 
 # A change of this key makes these rules run again for their own sake; what depends on them follows.
 CHANGES: list[tuple[str, Any, set[str]]] = [
@@ -59,6 +66,20 @@ CHANGES: list[tuple[str, Any, set[str]]] = [
     ("raml.anomaly.sobel", 60.0, {"raml_anomaly"}),
     ("raml.profile", "paper", {"raml_meta_channel", "raml_metric", "raml_open_world"}),
     ("raml.support_seeds", [0, 1], {"raml_novel_bank", "raml_open_world", "report"}),
+    ("pop.index.order", "manifest", {"pop_index"}),
+    ("pop.base.optimiser.learning_rate", 0.0123, {"pop_base"}),
+    ("pop.min_pixels", 301, {"pop_support", "pop_features", "pop_novel_update"}),
+    ("pop.filter_novel", True, {"pop_base", "pop_support", "pop_features", "pop_novel_update"}),
+    ("pop.support.lists", "lists", {"pop_support"}),
+    ("pop.features.dtype", "float32", {"pop_features"}),
+    ("pop.novel_update.orthogonality_weight", 5.0, {"pop_novel_update"}),
+    ("pop.novel_update.mode", "exact", {"pop_novel_update", "report"}),
+    ("pop.support_seeds", [0, 1], {"pop_support", "pop_novel_update", "pop_predict", "report"}),
+    ("pop.methods", ["pop", "finetune"], {"pop_novel_update", "pop_predict", "report"}),
+    ("pop.predict.size", 128, {"pop_predict"}),
+    ("pop.evaluate_subset", "train", {"pop_predict", "pop_evaluate"}),
+    ("pop.train_subsets", ["val"], POP_TRAINING),
+    ("pop.folds", ["fold0", "fold1"], {"pop_summary", "report"}),
     ("seed", 7, SEEDED),
     ("retab.folds", ["fold0", "fold1"], {"retab_summary", "report"}),
     ("retab.baselines", [], {"retab_score_maps", "report"}),
@@ -92,7 +113,15 @@ FOLLOWS: dict[str, set[str]] = {
     "raml_meta_channel": {"raml_metric"},
     "raml_closed_set": {"raml_meta_channel"},
     "raml_split": {"raml_closed_set"},
-    "data_prepare": {"retab_split", "retab_classifier", "retab_evaluate", "raml_split"},
+    "pop_summary": {"report"},
+    "pop_evaluate": {"pop_summary"},
+    "pop_predict": {"pop_evaluate"},
+    "pop_novel_update": {"pop_predict"},
+    "pop_features": {"pop_novel_update"},
+    "pop_support": {"pop_novel_update"},
+    "pop_base": {"pop_features", "pop_novel_update", "pop_predict"},
+    "pop_index": {"pop_base", "pop_support", "pop_features", "pop_novel_update"},
+    "data_prepare": {"retab_split", "retab_classifier", "retab_evaluate", "raml_split", "pop_index"},
 }
 
 # Keys without influence on any result.

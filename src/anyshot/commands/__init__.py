@@ -11,6 +11,7 @@ NETWORKS: Final = {"retab_segmentation": "anyshot.retab.networks:build_segmentat
 """Builders of final segmenters, "module:function", by the network's name in `model.json`."""
 
 SEGMENTERS: Final = {
+    "pop_segmenter": "anyshot.pop.segmenter:load_segmenter",
     "raml_metric": "anyshot.raml.segmenter:load_segmenter",
     "raml_open": "anyshot.raml.segmenter:load_segmenter",
 }

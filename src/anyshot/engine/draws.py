@@ -48,8 +48,7 @@ def scored_variants(
                 "variant": variant,
                 "shots": shots,
                 "support_seeds": [draw for draw, _ in members],
-                "mean": {key: plain(np.mean([row[key] for row in draws])) for key in KEYS},
-                "spread": {key: spread([row[key] for row in draws]) for key in KEYS},
+                **over_draws(draws),
                 "each": [{key: plain(row[key]) for key in KEYS} for row in draws],
                 "classes": class_rows(_seen_mean(iou), confusions[0].truth_pixels, classes, roles),
             }
@@ -64,6 +63,15 @@ def _seen_mean(iou: np.ndarray) -> np.ndarray:
         np.where(seen, iou, 0).sum(axis=0), seen.sum(axis=0),
         out=np.full(iou.shape[1], np.nan), where=seen.any(axis=0),
     )  # fmt: skip
+
+
+def over_draws(draws: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
+    """`mean` and `spread` (sample standard deviation, None for a single draw) of every key over the draws;
+    None stands for NaN."""
+    return {
+        "mean": {key: plain(np.mean([row[key] for row in draws])) for key in KEYS},
+        "spread": {key: spread([row[key] for row in draws]) for key in KEYS},
+    }
 
 
 def plain(value: Any) -> float | None:

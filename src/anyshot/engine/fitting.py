@@ -11,7 +11,8 @@ from torch import nn
 from anyshot.data.classes import ClassTable
 from anyshot.engine.checkpoints import load_into, load_weights, save_weights
 from anyshot.engine.model_folder import model_card
-from anyshot.engine.train import Loss, TrainingData, TrainingJob, train
+from anyshot.engine.sampling import EpochTrainingData, TrainingData
+from anyshot.engine.train import Loss, TrainingJob, train
 from anyshot.errors import WeightsError
 from anyshot.options import OptimiserOptions
 
@@ -37,7 +38,7 @@ def fit(
     split: str,
     mean: Sequence[float],
     std: Sequence[float],
-    dataset: TrainingData,
+    dataset: TrainingData | EpochTrainingData,
     loss: Loss,
     parameter_groups: Sequence[Mapping[str, Any]],
     options: OptimiserOptions,

@@ -69,6 +69,7 @@ class CardInput(Options):
     std: list[float] = Field(min_length=3, max_length=3, description="of RGB in [0, 1]")
     size_divisor: int = Field(1, ge=1, description="inputs are padded to multiples of this, px")
     resize: Resize = Field("bilinear", description="filter for scales other than 1")
+    size: int | None = Field(None, ge=1, description="px to which the longer side is scaled; none = own")
 
 
 class CardInfer(Options):
@@ -112,14 +113,15 @@ def model_card(
     size_divisor: int = 1,
     resize: Resize = "bilinear",
     tile: int | None = None,
+    input_size: int | None = None,
     **provenance: Any,
 ) -> dict[str, Any]:
     """The content of `model.json`, ready for JSON.
 
     `network` is a builder's name, `network_options` what it is called with (`weights` in it, at the top or
     under `backbone`, becomes "none" when the model is loaded); `mean` and `std` are those of RGB in [0, 1];
-    `crf` is false, true (the published values) or the fields of `CrfParameters`. `provenance` may add any
-    further keys whose values JSON can hold.
+    `crf` is false, true (the published values) or the fields of `CrfParameters`; `input_size` is for systems
+    that scale every image to one size. `provenance` may add any further keys whose values JSON can hold.
     """
     card = Card.model_validate(
         {
@@ -134,6 +136,7 @@ def model_card(
                 "std": [float(value) for value in std],
                 "size_divisor": size_divisor,
                 "resize": resize,
+                "size": input_size,
             },
             "infer": {
                 "scales": [float(scale) for scale in scales],

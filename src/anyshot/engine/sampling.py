@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Generator, Iterator, Mapping
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,15 @@ class TrainingData(Protocol):
     def __len__(self) -> int: ...
 
     def item(self, index: int, rng: np.random.Generator) -> Mapping[str, Any]: ...
+
+
+@runtime_checkable
+class EpochTrainingData(Protocol):
+    """A training set whose items are other ones in every epoch (0-based)."""
+
+    def __len__(self) -> int: ...
+
+    def item_of(self, epoch: int, index: int, rng: np.random.Generator) -> Mapping[str, Any]: ...
 
 
 @lru_cache(maxsize=4)
@@ -125,7 +134,7 @@ class ItemError(Exception):
 class _Items:
     """The training set by (epoch, index), for torch's DataLoader."""
 
-    def __init__(self, data: TrainingData, seed: int) -> None:
+    def __init__(self, data: TrainingData | EpochTrainingData, seed: int) -> None:
         self.data = data
         self.seed = seed
 
@@ -133,6 +142,8 @@ class _Items:
         epoch, index = key
         rng = np.random.default_rng(sample_seed(self.seed, epoch, index))
         try:
+            if isinstance(self.data, EpochTrainingData):
+                return self.data.item_of(epoch, index, rng)
             return self.data.item(index, rng)
         except AnyshotError as error:
             return _Failure(type(error), str(error), traceback.format_exc())
@@ -176,7 +187,13 @@ class _PartKeys:
 
 
 def part_batches(
-    data: TrainingData, sampling: Sampling, *, first: int, total: int, workers: int, pin_memory: bool = False
+    data: TrainingData | EpochTrainingData,
+    sampling: Sampling,
+    *,
+    first: int,
+    total: int,
+    workers: int,
+    pin_memory: bool = False,
 ) -> Generator[Batch, None, None]:
     """The batches of this device from update `first` to `total`, part by part, tensors stacked along axis 0.
 

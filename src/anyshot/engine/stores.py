@@ -299,6 +299,12 @@ class Store:
                 return group[f"extra/{name}"][()]
         raise ArtifactError(f"{path}: image {id!r} has no array {name!r}; run the stage again")
 
+    def extra_names(self, id: str) -> list[str]:
+        """Names of the further arrays of image `id`."""
+        self._open()
+        with _readable(self._path_of(id)):
+            return list(self._group(id).get("extra", ()))
+
     def _path_of(self, id: str) -> Path:
         if id not in self._index:
             names = ", ".join(str(path) for path in self.paths[:3]) + (", ..." if len(self.paths) > 3 else "")

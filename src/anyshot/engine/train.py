@@ -26,7 +26,14 @@ from tqdm import tqdm
 from anyshot.engine.checkpoints import load_state, save_state
 from anyshot.engine.curve import append_line, cut_curve
 from anyshot.engine.devices import all_reduce_sum, peak_mib, start_fabric
-from anyshot.engine.sampling import Batch, Sampling, TrainingData, part_batches, step_seed
+from anyshot.engine.sampling import (
+    Batch,
+    EpochTrainingData,
+    Sampling,
+    TrainingData,
+    part_batches,
+    step_seed,
+)
 from anyshot.engine.schedules import schedule_of
 from anyshot.errors import AnyshotError
 from anyshot.options import OptimiserOptions
@@ -59,7 +66,7 @@ def train(
     job: TrainingJob,
     model: nn.Module,
     loss: Loss,
-    dataset: TrainingData,
+    dataset: TrainingData | EpochTrainingData,
     parameter_groups: Sequence[Mapping[str, Any]],
     options: OptimiserOptions,
     state_path: Path,
@@ -232,7 +239,9 @@ class _Run:
 
     # --- steps ---
 
-    def steps(self, dataset: TrainingData, terminated: threading.Event) -> dict[str, float]:
+    def steps(
+        self, dataset: TrainingData | EpochTrainingData, terminated: threading.Event
+    ) -> dict[str, float]:
         """Run the updates that are left."""
         on_gpu = self.fabric.device.type == "cuda"
         batches = part_batches(dataset, self.sampling, first=self.first, total=self.total,

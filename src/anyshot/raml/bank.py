@@ -7,7 +7,6 @@ another.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anyshot.engine.checkpoints import load_weights, save_weights
+from anyshot.engine.novel_folder import file_stem
 from anyshot.errors import ArtifactError, DataError
 from anyshot.ops.regions import masked_mean
 from anyshot.raml.networks import MetricNet, OpenMaps
@@ -120,11 +120,6 @@ def selected_channels(classes: Sequence[NovelClass], ratio: float, meta: int) ->
     for one in classes:
         chosen |= one.channels(ratio)
     return chosen
-
-
-def file_stem(name: str) -> str:
-    """The name as a file name: letters, digits, _ and -, other characters as _."""
-    return re.sub(r"[^\w-]+", "_", name)
 
 
 def save_class(folder: Path, one: NovelClass, **facts: Any) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from anyshot.data.classes import ClassTable
 from anyshot.data.split_tables import SplitTables
 from anyshot.data.transforms import normalise, resize_image
 from anyshot.engine import model_folder
@@ -41,6 +42,16 @@ class ModelFacts:
     folder: Path
     card: Card
     tables: SplitTables
+
+    @property
+    def table(self) -> ClassTable:
+        """The classes of the data set."""
+        return self.tables.table
+
+    @property
+    def known_ids(self) -> tuple[int, ...]:
+        """Ids of the known classes, ascending."""
+        return self.tables.known_ids
 
     @property
     def weights(self) -> str | None:

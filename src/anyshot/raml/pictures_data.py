@@ -7,22 +7,13 @@ A score store (`shown.h5`). Per image: one score map, the strongest selected met
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-
 import numpy as np
 from torch import Tensor
 
-from anyshot.data.manifest import Sample
 from anyshot.engine.stores import StoreWriter
 from anyshot.raml.networks import OpenMaps
 
 LEVELS = 255  # grey values: what a picture shows, and what packs well
-
-
-def shown_ids(samples: Sequence[Sample], novel: Collection[int], count: int) -> set[str]:
-    """Ids of the first `count` images that show a novel class (data set ids), of any when none does."""
-    with_novel = [sample for sample in samples if set(novel) & set(sample.labels)]
-    return {sample.id for sample in (with_novel or samples)[:count]}
 
 
 def proposal_map(maps: OpenMaps, selected: Tensor) -> np.ndarray:

@@ -14,10 +14,12 @@ from torch.nn import functional as F
 
 from anyshot.data.classes import ClassTable
 from anyshot.engine.model_folder import Card, SegmentationModel
+from anyshot.engine.novel_folder import StoredClass, result_table
 from anyshot.errors import ConfigError
+from anyshot.raml.bank import NovelClass
 from anyshot.raml.inference import closed_prediction, decide, fuse
 from anyshot.raml.networks import ClosedLogits, OpenMaps
-from anyshot.raml.novel_folder import Settings, StoredClass, read_classes, read_settings, result_table
+from anyshot.raml.novel_folder import Settings, read_classes, read_settings
 from anyshot.raml.open_model import OpenModel, load_model, shrunk
 
 
@@ -32,7 +34,7 @@ class OpenSegmenter:
 
     model: OpenModel
     closed: SegmentationModel  # the same network as an ordinary segmenter of the known classes
-    novel: tuple[StoredClass, ...]
+    novel: tuple[StoredClass[NovelClass], ...]
     settings: Settings
 
     @property

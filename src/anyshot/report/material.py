@@ -21,13 +21,14 @@ from anyshot.data.classes import ClassTable
 from anyshot.data.manifest import Manifest
 from anyshot.errors import ArtifactError
 from anyshot.page_options import Report
+from anyshot.pop.system import STAGES as POP_STAGES
 from anyshot.raml.system import STAGES as RAML_STAGES
 from anyshot.retab.system import STAGES as RETAB_STAGES
 
 SYSTEMS = ("retab", "raml", "pop", "simformer", "larvseg")
 UNSPLIT = "shared"
 # The stages of each system in the order in which they run, for tables.
-PIPELINES = {"retab": tuple(RETAB_STAGES), "raml": tuple(RAML_STAGES)}
+PIPELINES = {"retab": tuple(RETAB_STAGES), "raml": tuple(RAML_STAGES), "pop": tuple(POP_STAGES)}
 SHARD = re.compile(r"\d+of\d+")
 
 

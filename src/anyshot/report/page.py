@@ -15,7 +15,7 @@ import markupsafe
 
 from anyshot.errors import ArtifactError
 from anyshot.job import duration
-from anyshot.report import pictures, raml, raml_pictures, retab, sections
+from anyshot.report import pictures, pop, pop_pictures, raml, raml_pictures, retab, sections
 from anyshot.report.blocks import Section
 from anyshot.report.data_card import card_of, data
 from anyshot.report.material import SYSTEMS, Material
@@ -39,13 +39,23 @@ SECTIONS: tuple[SectionFunction | System, ...] = (
         (pictures.gallery, retab.classes, retab.thresholds, retab.confusions),
     ),
     System(raml.SYSTEM, raml.results, (raml_pictures.gallery, raml.classes, raml.anomaly)),
+    System(
+        pop.SYSTEM,
+        pop.results,
+        (pop.shots, pop.classes, pop.prototypes, pop_pictures.gallery, pop_pictures.supports),
+    ),
     data,
     sections.training,
     sections.cost,
     sections.provenance,
 )
 
-GALLERIES: tuple[SectionFunction, ...] = (pictures.gallery, raml_pictures.gallery)
+GALLERIES: tuple[SectionFunction, ...] = (
+    pictures.gallery,
+    raml_pictures.gallery,
+    pop_pictures.gallery,
+    pop_pictures.supports,
+)
 # Factors on the gallery pictures' side, tried in turn until the page is small enough.
 SHRINK = (1.0, 0.8, 0.65, 0.5, 0.35)
 

@@ -15,8 +15,9 @@ from anyshot.engine.stores import Store
 from anyshot.report.blocks import Block, Gallery, GalleryRow, Panel, Section, Text
 from anyshot.report.gallery import Painter, extremes, strongest_score, winning_ids
 from anyshot.report.material import UNSPLIT, Material, SplitResult
+from anyshot.report.picture_sources import sources
 from anyshot.report.retab import SYSTEM
-from anyshot.report.tables import VARIANTS, scored_variants
+from anyshot.report.tables import VARIANTS
 
 REMARK = (
     "The number beside a picture is the image's own mean IoU over the classes it shows, in percent "
@@ -135,12 +136,10 @@ def gallery(material: Material) -> Section | None:
         return None
     parts = []
     for result in material.results_of(SYSTEM) or [SplitResult(SYSTEM, s) for s in _splits(material)]:
-        manifest = material.manifest(result.dataset)
-        painter = _painter(material, result)
-        if manifest is not None and painter is not None:
-            blocks = _split_blocks(SplitPictures(material, result.split, manifest, painter))
-            if blocks:
-                parts.append(Section(f"retab-pictures-{result.split}", result.split, blocks))
+        found = sources(material, result)
+        blocks = _split_blocks(SplitPictures(material, result.split, *found)) if found else []
+        if blocks:
+            parts.append(Section(f"retab-pictures-{result.split}", result.split, blocks))
     if not parts:
         return None
     return Section("retab-pictures", "Pictures", [Text([REMARK])], subsections=parts)
@@ -160,12 +159,3 @@ def _split_blocks(pictures: SplitPictures) -> list[Block]:
     if pictures.scores.get("segmentation"):
         blocks += pictures.groups("segmentation", None, "Evaluation images, by segmentation")
     return blocks
-
-
-def _painter(material: Material, result: SplitResult) -> Painter | None:
-    table = material.class_table(result.dataset)
-    if table is None:
-        return None
-    entries = [entry for item in scored_variants(result) for entry in item.classes]
-    roles = {entry["id"]: str(entry.get("role", "")) for entry in entries}
-    return Painter.of(table, roles, material.options)

@@ -32,6 +32,12 @@ VARIANT_COLOURS: Mapping[str, str] = {
     "npm": "#e69f00",
     "raml": "#0072b2",
     "raml_reject_known": "#56b4e9",
+    "base": "#a3a3a3",
+    "finetune": "#009e73",
+    "prototype": "#e69f00",
+    "pop": "#0072b2",
+    "no_orthogonality": "#56b4e9",
+    "no_residual": "#cc79a7",
 }
 SERIES_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 MEASURE_STYLES: Mapping[str, tuple[str, str]] = {
@@ -82,10 +88,11 @@ def _svg(figure: Figure) -> str:
     return data_uri(text[text.index(b"<svg") :], "image/svg+xml")
 
 
-def _layout(figure: Figure) -> None:
+def _layout(figure: Figure, *, bottom: float = 0.0) -> None:
+    """Fit the axes into the figure, whose share `bottom` stays free."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure.tight_layout()
+        figure.tight_layout(rect=(0, bottom, 1, 1))
 
 
 def class_bars(
@@ -205,6 +212,45 @@ def anomaly_curves(
         return _svg(figure)
 
 
+def shot_curves(
+    curves: Mapping[str, Mapping[str, Mapping[int, tuple[float | None, float | None]]]],
+    levels: Mapping[str, float | None],
+    labels: Mapping[str, str],
+) -> str:
+    """Novel and base mIoU against the number of support images, one line per variant.
+
+    `curves` maps variants and measures to (mean, spread) by number of shots, spread None = no error bar;
+    `levels` has the measures' values without support images, drawn as a dashed line.
+    """
+    shots = sorted({number for found in curves.values() for points in found.values() for number in points})
+    with _style():
+        figure = Figure(figsize=(10, 3.8))
+        for panel, measure in enumerate(("novel", "base")):
+            axes = figure.add_subplot(1, 2, panel + 1)
+            for number, (variant, found) in enumerate(curves.items()):
+                # side by side, where the error bars of equal means would hide each other
+                shift = 0.05 * (number - (len(curves) - 1) / 2)
+                places = [shots.index(one) + shift for one in found[measure]]
+                means, spreads = (
+                    [np.nan if value is None else 100 * value for value in values]
+                    for values in zip(*found[measure].values(), strict=True)
+                )
+                axes.errorbar(
+                    places, means, yerr=spreads, fmt="o-", capsize=3, markersize=4.5, linewidth=1.5,
+                    color=VARIANT_COLOURS.get(variant, SERIES_COLOURS[number % len(SERIES_COLOURS)]),
+                    label=labels.get(variant, variant),
+                )  # fmt: skip
+            if (level := levels.get(measure)) is not None:
+                axes.axhline(100 * level, color="#777777", linewidth=1, linestyle="--", label="Base model")
+            axes.set_xticks(range(len(shots)), [str(one) for one in shots])
+            axes.set(title=f"{measure} classes", xlabel="support images per class", ylabel="mIoU, %")
+            axes.set_xlim(-0.4, len(shots) - 0.6)
+        handles, names = axes.get_legend_handles_labels()
+        figure.legend(handles, names, loc="lower center", ncols=4, fontsize=8.5)
+        _layout(figure, bottom=0.02 + 0.055 * -(-len(names) // 4))
+        return _svg(figure)
+
+
 def thinned(values: Sequence[float], points: int) -> np.ndarray:
     """Means of at most `points` runs of neighbouring values."""
     array = np.asarray(values, dtype=float)
@@ -261,15 +307,7 @@ def confusion(matrix: np.ndarray, names: Sequence[str], novel: Sequence[bool]) -
         figure = Figure(figsize=(side + 0.8, side))
         axes = figure.add_subplot()
         picture = axes.imshow(rows, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-        axes.grid(visible=False)
-        size = 9 if count <= 30 else 6
-        axes.set_xticks(
-            range(count), list(names), rotation=60, ha="right", rotation_mode="anchor", fontsize=size
-        )
-        axes.set_yticks(range(count), list(names), fontsize=size)
-        for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
-            for tick, is_novel in zip(ticks, novel, strict=True):
-                tick.set_color(NOVEL_TEXT if is_novel else "#333333")
+        _class_ticks(axes, names, novel)
         axes.set_xlabel("predicted")
         axes.set_ylabel("truth")
         if count <= 25:
@@ -281,5 +319,48 @@ def confusion(matrix: np.ndarray, names: Sequence[str], novel: Sequence[bool]) -
                 )
         else:
             figure.colorbar(picture, ax=axes, fraction=0.04, pad=0.02, label="share of the true class")
+        _layout(figure)
+        return _svg(figure)
+
+
+def _class_ticks(axes: Axes, names: Sequence[str], novel: Sequence[bool]) -> None:
+    """Names of the classes along both sides of a matrix, of novel ones in orange."""
+    count = len(names)
+    size = 9 if count <= 30 else 6
+    axes.grid(visible=False)
+    axes.set_xticks(range(count), list(names), rotation=60, ha="right", rotation_mode="anchor", fontsize=size)
+    axes.set_yticks(range(count), list(names), fontsize=size)
+    for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
+        for tick, is_novel in zip(ticks, novel, strict=True):
+            tick.set_color(NOVEL_TEXT if is_novel else "#333333")
+
+
+def prototype_cosines(matrices: Mapping[str, np.ndarray], names: Sequence[str], base: int) -> str:
+    """|cosine| between prototypes, a panel for each of `matrices` by title, all on one scale.
+
+    A matrix (K, K) is that of the first K of `names`, of which those from `base` on are novel. The diagonal,
+    1 throughout, is left grey.
+    """
+    shown = {}
+    for title, matrix in matrices.items():
+        shown[title] = np.abs(matrix)
+        np.fill_diagonal(shown[title], np.nan)
+    largest = max((np.nanmax(matrix) for matrix in shown.values() if len(matrix) > 1), default=0.0)
+    most = max(len(matrix) for matrix in shown.values())
+    side = min(max(0.22 * most + 1.6, 4.2), 9)
+    with _style():
+        figure = Figure(figsize=(side * len(shown) + 0.9, side))
+        panels = figure.subplots(
+            1, len(shown), squeeze=False, width_ratios=[len(matrix) for matrix in shown.values()]
+        )[0]
+        colours = mpl.colormaps["Blues"].with_extremes(bad="#d9d9d9")
+        for axes, (title, matrix) in zip(panels, shown.items(), strict=True):
+            picture = axes.imshow(
+                matrix, cmap=colours, vmin=0, vmax=max(largest, 0.1), interpolation="nearest"
+            )
+            count = len(matrix)
+            _class_ticks(axes, names[:count], [number >= base for number in range(count)])
+            axes.set(title=title, anchor="N")
+        figure.colorbar(picture, ax=panels[-1], fraction=0.045, pad=0.02, label="|cosine|")
         _layout(figure)
         return _svg(figure)

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from anyshot.report import plots
+from anyshot.report import few_shot, plots
 from anyshot.report.blocks import Block, Cell, Figure, RowGroup, Section, Table, Text, Tile, Tiles
-from anyshot.report.class_section import class_section
 from anyshot.report.material import Material, SplitResult, finite, place_of, read_json
-from anyshot.report.tables import (
-    ABSENT,
-    MEASURES,
-    Scored,
-    label,
-    percent,
-    scored_variants,
-)
+from anyshot.report.tables import label, percent, scored_variants
 
 SYSTEM = "raml"
 METHOD = (
@@ -46,19 +38,16 @@ def results(material: Material) -> Section | None:
     found = [result for result in material.results_of(SYSTEM) if scored_variants(result)]
     if not found:
         return None
-    where = [
-        f"{r.split} on `{r.miou.get('subset', '')}` ({r.miou.get('images', ABSENT)} images)" for r in found
-    ]
-    paragraphs = [METHOD, f"Scored: {'; '.join(where)}."]
-    protocols = dict.fromkeys(str(result.miou.get("protocol") or "") for result in found)
-    paragraphs += [f"Protocol: {text}" for text in protocols if text]
-    sources = dict.fromkeys(str((r.miou.get("reference") or {}).get("source") or "") for r in found)
-    paragraphs += [f"Published: {source}." for source in sources if source]
+    paragraphs = [METHOD, *few_shot.circumstances(found)]
     tiles = [tile for result in found for tile in _tiles(result)]
     groups = {result.split: scored_variants(result) for result in found}
-    blocks: list[Block] = [Tiles(tiles), Text(paragraphs), draws_table(groups), Text([VARIANT_REMARK])]
-    names = ", ".join(dict.fromkeys(result.dataset for result in found if result.dataset))
-    return Section(SYSTEM, f"RAML on {names}" if names else "RAML", blocks)
+    blocks: list[Block] = [
+        Tiles(tiles),
+        Text(paragraphs),
+        few_shot.draws_table(groups),
+        Text([VARIANT_REMARK]),
+    ]
+    return Section(SYSTEM, few_shot.heading("RAML", found), blocks)
 
 
 def chosen_variant(result: SplitResult) -> str:
@@ -67,15 +56,8 @@ def chosen_variant(result: SplitResult) -> str:
     return "raml" if variant == "closed_set" else variant
 
 
-def _of_most_shots(result: SplitResult) -> list[Scored]:
-    """The closed set and what was made of the largest number of support images: each variant once."""
-    scored = scored_variants(result)
-    most = max((item.shots or 0 for item in scored), default=0)
-    return [item for item in scored if item.shots in (None, most)]
-
-
 def _tiles(result: SplitResult) -> list[Tile]:
-    scored = {item.variant: item for item in _of_most_shots(result)}
+    scored = {item.variant: item for item in few_shot.of_most_shots(scored_variants(result))}
     tiles = []
     for name in (chosen_variant(result), "npm"):
         if name in scored:
@@ -88,48 +70,9 @@ def _tiles(result: SplitResult) -> list[Tile]:
     return tiles
 
 
-def draws_table(splits: Mapping[str, Sequence[Scored]]) -> Table:
-    """Variants by measures for each split, mean and spread over the draws; best novel score in bold."""
-    everything = [item for scored in splits.values() for item in scored]
-    published = any(item.reference for item in everything)
-    columns = ["Variant", "draws", *MEASURES]
-    spans = [("", 2), ("measured, mIoU in %", len(MEASURES))]
-    if published:
-        columns += MEASURES
-        spans.append(("published", len(MEASURES)))
-    groups = [RowGroup(split, _rows(scored, published)) for split, scored in splits.items()]
-    footnote = "Bold: best novel mIoU of the split."
-    if any(value is not None for item in everything for value in item.spread.values()):
-        footnote += " ±: sample standard deviation over the draws of support images."
-    caption = "mIoU over all, base (old) and novel classes, and the harmonic mean of base and novel"
-    return Table(caption, columns, groups, tuple(spans), footnote)
-
-
-def _rows(scored: Sequence[Scored], published: bool) -> list[list[Cell]]:
-    best = max((value for item in scored if (value := item.values["novel"]) is not None), default=None)
-    rows = []
-    for item in scored:
-        row = [Cell(label(item)), Cell(str(len(item.draws) or ABSENT), number=True)]
-        for name in MEASURES:
-            value, spread = item.values[name], item.spread.get(name)
-            text = percent(value) + ("" if spread is None else f" ± {percent(spread)}")
-            strong = name == "novel" and value is not None and value == best
-            row.append(Cell(text, strong=strong, number=True))
-        if published:
-            reference = item.reference or {}
-            row += [Cell(percent(reference.get(name)), muted=True, number=True) for name in MEASURES]
-        rows.append(row)
-    return rows
-
-
 def classes(material: Material) -> Section | None:
     """IoU per class: the closed set, the baseline and RAML, with the most support images there are."""
-    splits = {}
-    for result in material.results_of(SYSTEM):
-        wanted = ("closed_set", "npm", chosen_variant(result))
-        drawn = [item for item in _of_most_shots(result) if item.variant in wanted]
-        splits[result.split] = (result.dataset, sorted(drawn, key=lambda item: wanted.index(item.variant)))
-    return class_section(material, splits, anchor="raml-classes")
+    return few_shot.classes(material, SYSTEM, lambda result: ("closed_set", "npm", chosen_variant(result)))
 
 
 def anomaly(material: Material) -> Section | None:

@@ -15,11 +15,12 @@ from anyshot.data.images import read_image, read_mask
 from anyshot.data.manifest import Manifest
 from anyshot.engine.label_maps import LabelMaps
 from anyshot.engine.stores import Store
-from anyshot.report.blocks import Colour, Gallery, GalleryRow, Panel, Section, Text
+from anyshot.report.blocks import Colour, Gallery, GalleryRow, Panel, Section
 from anyshot.report.gallery import Painter
-from anyshot.report.material import Material, SplitResult, place_of
+from anyshot.report.material import Material, SplitResult
+from anyshot.report.picture_sources import split_galleries
 from anyshot.report.raml import SYSTEM, chosen_variant
-from anyshot.report.tables import VARIANTS, scored_variants
+from anyshot.report.tables import VARIANTS
 
 REMARK = (
     "Meta channels: the strongest of the channels that the support images select, bright = high. Regions are"
@@ -114,24 +115,10 @@ class OpenPictures:
 
 def gallery(material: Material) -> Section | None:
     """The images that `raml_open_world` kept, per split, what each step made of them."""
-    if material.options.gallery_images == 0:
-        return None
-    given = {place_of(path).split for path in material.files("shown", system=SYSTEM)}
-    parts = []
-    known = {result.split: result for result in material.results_of(SYSTEM)}
-    for split in sorted(given):
-        pictures = _sources(material, known.get(split, SplitResult(SYSTEM, split)))
-        ids = [] if pictures is None else [i for i in pictures.manifest.ids if i in pictures.shown]
-        if pictures is not None and ids:
-            rows = [pictures.row(image_id) for image_id in ids]
-            parts.append(Section(f"raml-pictures-{split}", split, [Gallery("Evaluation images", rows)]))
-    return Section("raml-pictures", "Pictures", [Text([REMARK])], subsections=parts) if parts else None
 
+    def of_split(result: SplitResult, manifest: Manifest, painter: Painter) -> Gallery:
+        pictures = OpenPictures(material, result, manifest, painter)
+        ids = [image_id for image_id in manifest.ids if image_id in pictures.shown]
+        return Gallery("Evaluation images", [pictures.row(image_id) for image_id in ids])
 
-def _sources(material: Material, result: SplitResult) -> OpenPictures | None:
-    manifest, table = material.manifest(result.dataset), material.class_table(result.dataset)
-    if manifest is None or table is None:
-        return None
-    entries = [entry for item in scored_variants(result) for entry in item.classes]
-    roles = {entry["id"]: str(entry.get("role", "")) for entry in entries}
-    return OpenPictures(material, result, manifest, Painter.of(table, roles, material.options))
+    return split_galleries(material, "shown", f"{SYSTEM}-pictures", REMARK, of_split)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -16,6 +18,7 @@ from anyshot.report.blocks import Block, Cell, Code, Details, Figure, Figures, R
 from anyshot.report.material import Material, Place, finite, place_of, read_curve, read_json
 from anyshot.report.tables import ABSENT, number
 
+DRAW = re.compile(r"_seed\d+$")  # of support images, in a variant's name
 STORES = ("cam", "psa_walk", "retab_walk", "shown")
 
 # Columns of train.jsonl that are no part of the loss.
@@ -93,14 +96,16 @@ def _largest(lines: Sequence[Mapping[str, Any]], key: str) -> str:
 
 
 def cost(material: Material) -> Section | None:
-    """Seconds and peak memory of every stage, from the benchmark files; shards of a stage as one."""
+    """Seconds and peak memory of every stage, from the benchmark files; its shards and draws as one."""
     found: dict[Place, list[tuple[float, float | None]]] = {}
     for path in material.files("benchmarks"):
         table = pd.read_csv(path, sep="\t")
         if "s" in table:
             memory = _numbers(table, "max_rss").max() if "max_rss" in table else math.nan
             seconds = float(_numbers(table, "s").sum())
-            found.setdefault(place_of(path), []).append((seconds, finite(float(memory))))
+            place = place_of(path)
+            stage = replace(place, variant=DRAW.sub("", place.variant))
+            found.setdefault(stage, []).append((seconds, finite(float(memory))))
     if not found:
         return None
     longest = max(sum(seconds for seconds, _ in jobs) for jobs in found.values()) or 1

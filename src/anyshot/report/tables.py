@@ -6,6 +6,7 @@ Scores are fractions in [0, 1] in every file and percent with two decimals in ev
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,12 @@ VARIANTS: Mapping[str, str] = {
     "npm": "NPM (DMLNet)",
     "raml": "RAML",
     "raml_reject_known": "RAML, known rejected",
+    "base": "Base model",
+    "finetune": "Fine-tuning",
+    "prototype": "Mean features (CAPL-like)",
+    "pop": "POP",
+    "no_orthogonality": "POP without orthogonality",
+    "no_residual": "POP, background from the whole feature",
 }
 
 
@@ -43,7 +50,7 @@ class Scored:
 
     `threshold` is the constant background score the numbers were taken at, None for plain label maps. Of what
     was made from support images, `values` are means over the draws, `draws` the values of each by its seed,
-    and `spread` their sample standard deviation.
+    and `spread` their sample standard deviation. `others` holds the numbers of further protocols by name.
     """
 
     variant: str
@@ -56,12 +63,18 @@ class Scored:
     shots: int | None = None
     draws: Mapping[int, Mapping[str, float | None]] = field(default_factory=dict)
     spread: Mapping[str, float | None] = field(default_factory=dict)
+    others: Mapping[str, Scored] = field(default_factory=dict)
 
 
 def label(scored: Scored) -> str:
     """What was scored, for people."""
-    shots = "" if scored.shots is None else f", {scored.shots} shot{'s' * (scored.shots > 1)}"
-    return VARIANTS.get(scored.variant, scored.variant) + shots
+    name = VARIANTS.get(scored.variant, scored.variant)
+    return name if scored.shots is None else f"{name}, {shots_of(scored.shots)}"
+
+
+def shots_of(number: int) -> str:
+    """A number of support images per class, for people."""
+    return f"{number} shot{'s' * (number > 1)}"
 
 
 def percent(value: float | None) -> str:
@@ -113,7 +126,7 @@ def scored_variants(result: SplitResult) -> list[Scored]:
     """Everything scored on a split, in the order in which the pipeline makes it.
 
     A score map counts at its best threshold, as the paper's table does; a label map as it is. A result that
-    lists variants of its own (RAML's) counts as those.
+    lists variants of its own (RAML's, POP's) counts as those.
     """
     if result.miou.get("variants"):
         return [_few_shot(result, entry) for entry in result.miou["variants"]]
@@ -146,21 +159,29 @@ def scored_variants(result: SplitResult) -> list[Scored]:
 
 
 def _few_shot(result: SplitResult, entry: Mapping[str, Any]) -> Scored:
-    """An entry of `variants` in `miou.json`; `closed_set` has no support images."""
+    """An entry of `variants` in `miou.json`; `closed_set` and `base` have no support images."""
     shots = int(entry.get("shots") or 0)
-    each = zip(entry.get("support_seeds") or (), entry.get("each") or (), strict=True) if shots else ()
     variant = str(entry["variant"])
-    name = f"{variant}_{shots}shot" if shots else variant
-    return Scored(
-        variant=variant,
-        split=result.split,
-        values=measures(entry["mean"]),
-        subset=str(result.miou.get("subset") or ""),
+    seeds = entry.get("support_seeds") or ()
+
+    def scored(content: Mapping[str, Any], **more: Any) -> Scored:
+        each = zip(seeds, content.get("each") or (), strict=True) if shots else ()
+        return Scored(
+            variant=variant,
+            split=result.split,
+            values=measures(content["mean"]),
+            subset=str(result.miou.get("subset") or ""),
+            shots=shots or None,
+            draws={int(seed): measures(values) for seed, values in each},
+            spread={name: finite((content.get("spread") or {}).get(name)) for name in MEASURES},
+            **more,
+        )
+
+    return scored(
+        entry,
         classes=entry.get("classes") or (),
-        reference=reference_of(result.miou.get("reference"), name),
-        shots=shots or None,
-        draws={int(seed): measures(values) for seed, values in each},
-        spread={name: finite((entry.get("spread") or {}).get(name)) for name in MEASURES},
+        reference=reference_of(result.miou.get("reference"), f"{variant}_{shots}shot" if shots else variant),
+        others={name: scored(content) for name, content in (entry.get("protocols") or {}).items()},
     )
 
 
@@ -203,26 +224,47 @@ def write_summary(path: Path, mious: Sequence[Path], scores: Sequence[Path] = ()
 
 
 def mean_over_splits(splits: Sequence[Sequence[Scored]]) -> list[Scored]:
-    """Means over the splits of every variant that all splits have: means of some would compare unlike things.
+    """Means over the splits of every variant and number of shots that all splits have: means of some would
+    compare unlike things.
 
-    A mean of references is only given where every split has one.
+    A mean of references is only given where every split has one. The spread is that of the draws' means over
+    the splits, given where all splits have the same draws.
     """
-    first = splits[0] if splits else ()
     means = []
-    for variant in [scored.variant for scored in first]:
-        found = [scored for split in splits for scored in split if scored.variant == variant]
+    for one in splits[0] if splits else ():
+        same = (one.variant, one.shots)
+        found = [scored for split in splits for scored in split if (scored.variant, scored.shots) == same]
         if len(found) == len(splits):
-            references = [scored.reference for scored in found if scored.reference]
-            means.append(
-                Scored(
-                    variant=variant,
-                    split="mean",
-                    values=_mean([scored.values for scored in found]),
-                    subset=found[0].subset,
-                    reference=_mean(references) if len(references) == len(found) else None,
-                )
-            )
+            means.append(_mean_scored(found))
     return means
+
+
+def _mean_scored(found: Sequence[Scored]) -> Scored:
+    first = found[0]
+    references = [scored.reference for scored in found if scored.reference]
+    drawn_alike = all(scored.draws.keys() == first.draws.keys() for scored in found)
+    draws = {seed: _mean([scored.draws[seed] for scored in found]) for seed in first.draws if drawn_alike}
+    return Scored(
+        variant=first.variant,
+        split="mean",
+        values=_mean([scored.values for scored in found]),
+        subset=first.subset,
+        reference=_mean(references) if len(references) == len(found) else None,
+        shots=first.shots,
+        draws=draws,
+        spread={name: _deviation([values[name] for values in draws.values()]) for name in MEASURES},
+        others={
+            name: _mean_scored([scored.others[name] for scored in found])
+            for name in first.others
+            if all(name in scored.others for scored in found)
+        },
+    )
+
+
+def _deviation(values: Sequence[float | None]) -> float | None:
+    """Sample standard deviation; None for a single value and where one is undefined."""
+    known = [value for value in values if value is not None]
+    return statistics.stdev(known) if len(known) == len(values) > 1 else None
 
 
 def _mean(several: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from anyshot.data.images import read_image, read_mask
+from anyshot.data.manifest import shown_ids
 from anyshot.data.split_tables import SplitTables
 from anyshot.data.transforms import normalise
 from anyshot.engine.artifacts import write_json, write_text
@@ -28,7 +29,7 @@ from anyshot.raml.artifacts import load_network, read_samples, read_tables
 from anyshot.raml.bank import load_bank, selected_channels
 from anyshot.raml.inference import Decisions, closed_prediction, decide, fuse, nearest_prototype
 from anyshot.raml.options import OpenWorld
-from anyshot.raml.pictures_data import add_shown, proposal_map, shown_ids
+from anyshot.raml.pictures_data import add_shown, proposal_map
 
 VARIANTS = ("npm", "raml", "raml_reject_known")
 HEADER = (

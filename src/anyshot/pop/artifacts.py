@@ -1,0 +1,84 @@
+"""What POP's stages read: the fold's classes, the samples, supports, and networks of this very fold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from anyshot.data.classes import ClassTable
+from anyshot.data.manifest import Manifest, Sample
+from anyshot.engine import fitting
+from anyshot.engine.checkpoints import load_into, load_weights
+from anyshot.errors import ArtifactError, WeightsError
+from anyshot.pop.head import PrototypeHead
+from anyshot.pop.heads import HEAD_NETWORK, CosineHead, OnFrozen, build_head
+from anyshot.pop.networks import NETWORK, PopNet, build_pop_net
+from anyshot.pop.options import FoldDataset
+from anyshot.pop.tables import FoldTables
+
+
+def read_tables(classes: Path, dataset: FoldDataset) -> FoldTables:
+    """The fold's classes. Raises ConfigError for a novel class that the data set does not have."""
+    return FoldTables.make(ClassTable.read(classes), novel=dataset.novel)
+
+
+def read_samples(manifest: Path, subsets: Sequence[str]) -> list[Sample]:
+    """Samples of the subsets, in manifest order."""
+    return Manifest.read(manifest).samples(subsets)
+
+
+def read_supports(path: Path, tables: FoldTables) -> tuple[dict[int, list[str]], int]:
+    """Ids of the support images by novel class id, and their number per class.
+
+    Raises ArtifactError when it is damaged or was made for other novel classes.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = {int(row["id"]): list(row["supports"]) for row in content["classes"]}
+        shots = int(content["shots"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path} is no list of supports ({error!r}): run pop_support again") from None
+    if tuple(found) != tables.novel_ids:
+        raise ArtifactError(f"{path} has supports of other classes: run pop_support again")
+    return found, shots
+
+
+def load_base(path: Path, *, tables: FoldTables, split: str) -> tuple[PopNet, dict[str, Any]]:
+    """The base model of a fold in evaluation mode, and its card.
+
+    Raises WeightsError when the file holds another network, other classes or another split, ArtifactError
+    when the split has the same name but other novel classes.
+    """
+    model, card = fitting.load_network(
+        path,
+        system="pop",
+        network=NETWORK,
+        build=partial(_pop_net, load=False),
+        table=tables.table,
+        split=split,
+    )
+    assert isinstance(model, PopNet)
+    tables.check(FoldTables.from_json(card["tables"]))
+    return model, card
+
+
+def _pop_net(network: Any, *, load: bool) -> PopNet:
+    return build_pop_net(network["options"], load=load)
+
+
+def load_head(
+    path: Path, *, tables: FoldTables, split: str
+) -> tuple[PrototypeHead | CosineHead, dict[str, Any]]:
+    """A head of a fold in evaluation mode, and its card. Raises as `load_base`."""
+    state, card = load_weights(
+        path, expect={"system": "pop", "classes_digest": tables.table.digest(), "split": split}
+    )
+    if card["network"]["name"] != HEAD_NETWORK:
+        raise WeightsError(f"{path} holds the network {card['network']['name']}, expected {HEAD_NETWORK}")
+    tables.check(FoldTables.from_json(card["tables"]))
+    head = build_head(card["network"]["options"])
+    load_into(OnFrozen(head=head, encoder=None), state)
+    return head.eval(), card

@@ -1,0 +1,179 @@
+"""Training sets of POP: base images, and pairs of a novel and a base image (pop.md 1.7, 2.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anyshot.data.images import read_image, read_mask
+from anyshot.data.manifest import Sample
+from anyshot.data.transforms import corner_crop, normalise, resize_image, resize_labels
+from anyshot.engine.stores import Store
+from anyshot.errors import DataError
+from anyshot.pop.geometry import scaled_size, test_size
+from anyshot.pop.options import Geometry
+from anyshot.pop.selection import Replay, draw_base
+from anyshot.pop.tables import IGNORE, FoldTables
+
+
+def mask_of(sample: Sample) -> Path:
+    """The path of a sample's mask. Raises DataError when it has none."""
+    if sample.mask is None:
+        raise DataError(f"image {sample.id} has no mask: POP learns from masks alone")
+    return sample.mask
+
+
+def whole_image(
+    image: np.ndarray, size: int, *, mean: Sequence[float], std: Sequence[float]
+) -> tuple[Tensor, tuple[int, int]]:
+    """An image (H, W, 3) with its longer side scaled to `size` px, normalised and padded with zeros at the
+    right and bottom: (3, size, size), and the size (h, w) of the image in it (pop.md 1.7)."""
+    height, width = test_size(image.shape[0], image.shape[1], size)
+    pixels = normalise(resize_image(image, height, width), mean=mean, std=std)
+    canvas = torch.zeros(3, size, size)
+    canvas[:, :height, :width] = pixels
+    return canvas, (height, width)
+
+
+def whole_labels(labels: np.ndarray, size: int) -> np.ndarray:
+    """Labels (H, W) scaled and padded as `whole_image` does, 255 beyond: (size, size)."""
+    height, width = test_size(labels.shape[0], labels.shape[1], size)
+    canvas = np.full((size, size), IGNORE, dtype=labels.dtype)
+    canvas[:height, :width] = resize_labels(labels, height, width)
+    return canvas
+
+
+class Augmented:
+    """Scaled, mirrored and cropped images with their labels.
+
+    Padding at the right and bottom is the mean colour, its labels 255.
+    """
+
+    def __init__(
+        self, *, tables: FoldTables, options: Geometry, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        self.tables, self.options, self.mean, self.std = tables, options, mean, std
+
+    def __call__(
+        self, sample: Sample, *, novel: bool, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels float32 (3, crop, crop) and labels uint8 (crop, crop); novel pixels are background unless
+        `novel`."""
+        image = read_image(sample.image)
+        labels = self.tables.labels(read_mask(mask_of(sample)), novel=novel)
+        low, high = self.options.scale
+        factor = low + (high - low) * rng.random()
+        size = scaled_size(image.shape[0], image.shape[1], factor)
+        image, labels = resize_image(image, *size), resize_labels(labels, *size)
+        if rng.random() < 0.5:
+            image, labels = np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(labels[:, ::-1])
+        window = corner_crop(*size, self.options.crop, rng)
+        pixels = normalise(image, mean=self.mean, std=self.std).numpy()
+        return window.apply(pixels), window.apply(labels, fill=IGNORE)
+
+
+class BaseDataset:
+    """Stage 1: images with a base class; novel pixels are background (pop.md 1.6)."""
+
+    def __init__(self, *, samples: Sequence[Sample], augmented: Augmented) -> None:
+        self.samples, self.augmented = samples, augmented
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        """`image` (3, crop, crop) and `labels` (crop, crop) uint8, 0..Kb or 255."""
+        pixels, labels = self.augmented(self.samples[index], novel=False, rng=rng)
+        return {"image": torch.from_numpy(pixels), "labels": torch.from_numpy(labels)}
+
+
+class Pairing:
+    """Who meets whom in stage 2: every epoch draws `shots` base images of every base class anew, and each
+    meets a support image drawn with replacement (pop.md 2.4).
+
+    Args:
+        supports: ids of the support images, of all novel classes.
+        base_lists: ids of a base class's images, by class.
+        shots: base images per class and epoch.
+        seed: of the draws of base images.
+        replay: `voc` or `coco`, how they are drawn.
+    """
+
+    def __init__(
+        self,
+        *,
+        supports: Sequence[str],
+        base_lists: Mapping[int, Sequence[str]],
+        shots: int,
+        seed: int,
+        replay: Replay,
+    ) -> None:
+        self.supports = list(supports)
+        self._lists, self._shots, self._seed, self._replay = base_lists, shots, seed, replay
+        self._epoch, self._drawn = -1, list[str]()
+
+    def __len__(self) -> int:
+        return len(self._lists) * self._shots
+
+    def base_of(self, epoch: int) -> list[str]:
+        """The base images of an epoch, in order of their classes."""
+        if epoch != self._epoch:
+            rng = np.random.default_rng(np.random.SeedSequence([self._seed, epoch], spawn_key=(3,)))
+            drawn = draw_base(self._lists, self._shots, rng, exclude=self.supports, policy=self._replay)
+            self._epoch, self._drawn = epoch, [one for ids in drawn.values() for one in ids]
+        return self._drawn
+
+    def pair(self, epoch: int, index: int, rng: np.random.Generator) -> tuple[str, str]:
+        """Ids of the support and the base image that item `index` of `epoch` shows."""
+        return self.supports[int(rng.integers(len(self.supports)))], self.base_of(epoch)[index]
+
+
+class PairDataset:
+    """Stage 2, exact: a novel and a base image, each freshly scaled, mirrored and cropped."""
+
+    def __init__(self, *, pairing: Pairing, samples: Mapping[str, Sample], augmented: Augmented) -> None:
+        self.pairing, self.samples, self.augmented = pairing, samples, augmented
+
+    def __len__(self) -> int:
+        return len(self.pairing)
+
+    def item_of(self, epoch: int, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        """`image` (2, 3, crop, crop) and `labels` (2, crop, crop) uint8: the novel image with all its
+        labels, then the base image, whose novel pixels are background."""
+        novel_id, base_id = self.pairing.pair(epoch, index, rng)
+        parts = [
+            self.augmented(self.samples[novel_id], novel=True, rng=rng),
+            self.augmented(self.samples[base_id], novel=False, rng=rng),
+        ]
+        images, labels = (torch.from_numpy(np.stack(part)) for part in zip(*parts, strict=True))
+        return {"image": images, "labels": labels}
+
+
+class CachedPairDataset:
+    """Stage 2, cached: stored features of a novel and a base image, both whole and unchanged."""
+
+    def __init__(
+        self, *, pairing: Pairing, samples: Mapping[str, Sample], tables: FoldTables, store: Store, size: int
+    ) -> None:
+        self.pairing, self.samples, self.tables, self.store, self.size = pairing, samples, tables, store, size
+
+    def __len__(self) -> int:
+        return len(self.pairing)
+
+    def item_of(self, epoch: int, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        """`features` (2, C, h, w) float32 and `labels` (2, size, size) uint8, novel image first."""
+        novel_id, base_id = self.pairing.pair(epoch, index, rng)
+        features = [self.store.read(one).scores.astype(np.float32) for one in (novel_id, base_id)]
+        labels = [self._labels(novel_id, True), self._labels(base_id, False)]
+        return {
+            "features": torch.from_numpy(np.stack(features)),
+            "labels": torch.from_numpy(np.stack(labels)),
+        }
+
+    def _labels(self, sample_id: str, novel: bool) -> np.ndarray:
+        mask = read_mask(mask_of(self.samples[sample_id]))
+        return whole_labels(self.tables.labels(mask, novel=novel), self.size)

@@ -1,0 +1,70 @@
+"""Heads that are trained or averaged on a frozen base model, and what they are built from again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anyshot.ops.projections import full, projections, unit_prototypes
+from anyshot.pop.head import PrototypeHead
+
+HEAD_NETWORK = "pop_head"
+
+
+class CosineHead(nn.Module):
+    """The baseline of averaged features: a class's logit is the cosine of a feature and its prototype, times
+    a temperature, as CAPL classifies.
+
+    Args:
+        channels: C, channels of the features.
+        classes: background, base and novel classes together.
+        temperature: factor on the cosines.
+    """
+
+    prototypes: Tensor
+
+    def __init__(self, *, channels: int, classes: int, temperature: float) -> None:
+        super().__init__()
+        self.channels, self.classes, self.temperature = channels, classes, temperature
+        self.register_buffer("prototypes", torch.zeros(classes, channels))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, classes, h, w) of features (B, C, h, w); a class without prototype (zeros) has 0."""
+        unit = F.normalize(full(features), dim=1)
+        return self.temperature * projections(unit, unit_prototypes(self.prototypes))
+
+
+class OnFrozen(nn.Module):
+    """A head on an encoder that is not part of it: neither trained, saved, nor put into training mode."""
+
+    def __init__(self, *, head: PrototypeHead | CosineHead, encoder: nn.Module | None) -> None:
+        super().__init__()
+        self.head = head
+        self._encoder = [encoder]  # in a list, where torch does not look for modules
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits (B, 1 + Kb + Kn, h, w) of images (B, 3, H, W), or, without encoder, of features."""
+        encoder = self._encoder[0]
+        if encoder is not None:
+            with torch.no_grad():
+                inputs = encoder(inputs)
+        return self.head(inputs)
+
+
+def head_options(head: nn.Module) -> dict[str, Any]:
+    """What `build_head` makes the same head of, for its card."""
+    if isinstance(head, CosineHead):
+        return {"channels": head.channels, "classes": head.classes, "temperature": head.temperature}
+    assert isinstance(head, PrototypeHead)
+    return {
+        "channels": head.channels, "base": head.base, "novel": head.novel, "background": head.background
+    }  # fmt: skip
+
+
+def build_head(options: Mapping[str, Any]) -> CosineHead | PrototypeHead:
+    """A head of a card's options, its weights to be loaded."""
+    return CosineHead(**options) if "temperature" in options else PrototypeHead(**options)
