@@ -50,7 +50,9 @@ class StageOptions(Options):
 class BackboneOptions(Options):
     """Which network turns an image into feature maps, and where its weights come from."""
 
-    name: str = Field("resnet38", description="`resnet38` (published) or the name of any timm model")
+    name: str = Field(
+        "resnet38", description="`resnet38` (published), `resnet50_v2` (POP's), or the name of any timm model"
+    )
     weights: str = Field(
         "none",
         description=(

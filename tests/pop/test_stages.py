@@ -121,6 +121,8 @@ def test_novel_classes_are_found_and_base_classes_kept(finished: Run, whole: dic
     diam = rows["pop"]["protocols"]["diam"]["mean"]
     assert diam["all"] == pytest.approx((diam["base"] + diam["novel"]) / 2)
     mean = rows["pop"]["mean"]
+    harmonic = 2 * mean["base"] * mean["novel"] / (mean["base"] + mean["novel"])
+    assert rows["pop"]["harmonic_of_means"] == pytest.approx(harmonic)
     assert mean["all"] == pytest.approx((5 * mean["base"] + 2 * mean["novel"]) / 7)
 
 

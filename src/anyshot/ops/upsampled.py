@@ -17,7 +17,7 @@ from torch import Tensor
 from anyshot.ops.precision import full, without_autocast
 
 # upsampled logits in a tile: a few MiB stay in a CPU's cache, GPUs want long rows of work
-CPU_TILE, GPU_TILE = 2**20, 2**26
+CPU_TILE, GPU_TILE = 2**19, 2**26
 
 
 def upsampled_cross_entropy(

@@ -9,7 +9,7 @@ import numpy as np
 
 from anyshot.engine import draws
 from anyshot.engine.draws import KEYS, Scored, plain
-from anyshot.ops.metrics import Confusion
+from anyshot.ops.metrics import Confusion, harmonic_mean
 from anyshot.pop.evaluation import both_families, roles_of
 from anyshot.pop.tables import FoldTables
 
@@ -31,7 +31,10 @@ def merge_counts(parts: Sequence[dict[str, Any]]) -> dict[Scored, np.ndarray]:
 
 def scored_methods(totals: dict[Scored, np.ndarray], tables: FoldTables) -> list[dict[str, Any]]:
     """One entry per method and number of shots as `engine.draws.scored_variants` makes them, with the mean,
-    the spread and each draw's means of the other protocol under `protocols`."""
+    the spread and each draw's means of the other protocol under `protocols`.
+
+    mean["harmonic"] is the mean of the draws' harmonic means, `harmonic_of_means` that of the mean base and
+    the mean novel mIoU, as follow-ups report it (pop.md 4.1)."""
     base, novel = tables.base_count, tables.novel_count
     names = list(zip(tables.index_to_id.tolist(), tables.names, strict=True))
     found = draws.scored_variants(totals, names, roles_of(base, novel, "pop"))
@@ -42,6 +45,8 @@ def scored_methods(totals: dict[Scored, np.ndarray], tables: FoldTables) -> list
             for draw in entry["support_seeds"]
         ]  # fmt: skip
         each = [{key: plain(row[key]) for key in KEYS} for row in of_draws]
+        parts = [entry["mean"][key] for key in ("base", "novel")]
+        entry["harmonic_of_means"] = None if None in parts else harmonic_mean(*parts)
         entry["protocols"] = {"diam": {**draws.over_draws(of_draws), "each": each}}
     return found
 
