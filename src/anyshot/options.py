@@ -6,6 +6,7 @@ Published values are the defaults; small machines override them in the configura
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Set
 from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -45,6 +46,31 @@ class StageOptions(Options):
                 " run the workflow again with the installed version"
             )
         return cls.model_validate_json(json.dumps(content))
+
+
+def check_system(
+    system: Options, stages: Iterable[str], filled_in: Set[str], *, lists: Iterable[str] = ()
+) -> None:
+    """Raise ValueError for what no system may be told.
+
+    A system has the keys `scheme` and `novel_classes`, of which exactly one is given, and a group per stage,
+    in which the keys `filled_in` are the system's to set; no entry of `lists` is listed twice.
+    """
+    if sum(getattr(system, key) is not None for key in ("scheme", "novel_classes")) != 1:
+        raise ValueError("give exactly one of `scheme` and `novel_classes` (set the other to null)")
+    for name in stages:
+        for key in filled_in & getattr(system, name).model_fields_set:
+            raise ValueError(f"`{name}.{key}` is filled in from the system's own keys: remove it there")
+    for key in lists:
+        values = getattr(system, key)
+        if len(set(values)) < len(values):
+            raise ValueError(f"`{key}` lists {values}: every entry once")
+
+
+def check_draws(shots: Iterable[int], support_seeds: Iterable[int]) -> None:
+    """Raise ValueError for numbers of support images or seeds that cannot be."""
+    if min(shots) < 1 or min(support_seeds) < 0:
+        raise ValueError("`shots` are 1 or more, `support_seeds` 0 or more")
 
 
 class BackboneOptions(Options):

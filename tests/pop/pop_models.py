@@ -111,6 +111,7 @@ def write_head(
     model: Path,
     *,
     seed: int = 0,
+    support_seed: int = 7,
     method: str = "pop",
     split: str = "fold0",
     tables: FoldTables | None = None,
@@ -131,6 +132,7 @@ def write_head(
         tables=tables.to_json(),
         method=method,
         shots=2,
+        support_seed=support_seed,
         supports={str(number): [f"{number}_a", f"{number}_b"] for number in tables.novel_ids},
     )
     save_weights(folder / "model.safetensors", OnFrozen(head=head, encoder=None).state_dict(), card)

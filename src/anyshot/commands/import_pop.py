@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anyshot.errors import ArtifactError
+from anyshot.commands.importing import check_target, imported_card, system_parser, write_folder
 
 if TYPE_CHECKING:
     from anyshot.data.classes import ClassTable
@@ -27,16 +27,13 @@ of stage 2 (best_SEED.pth) has those of the split.
 
 
 def add_parser(systems: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = systems.add_parser(
+    parser = system_parser(
+        systems,
         "pop",
         help="POP's checkpoints of both stages",
         description="Convert a checkpoint of the official POP code (best.pth, best_SEED.pth).",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="the checkpoint")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the result")
     parser.add_argument(
         "--split", required=True, metavar="NAME", help="split it was trained on: fold0 to fold3, or joint"
     )
@@ -52,21 +49,16 @@ def add_parser(systems: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "--classes", type=Path, metavar="FILE", help="classes.csv, for another table than the data set's own"
     )
     parser.add_argument("--backbone", default="resnet50_v2", metavar="NAME", help="default resnet50_v2")
-    parser.add_argument("--force", action="store_true", help="replace weights that are in the folder")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     from anyshot.engine.checkpoints import load_into
-    from anyshot.engine.model_folder import CLASSES_FILE, WEIGHTS_FILE, model_card, save_model_folder
-    from anyshot.nets.contract import IMAGENET_MEAN, IMAGENET_STD
     from anyshot.pop.networks import build_pop_net
     from anyshot.pop.options import PopBackbone, Predict
     from anyshot.pop.weights import import_checkpoint
 
-    target = arguments.output / WEIGHTS_FILE
-    if target.exists() and not arguments.force:
-        raise ArtifactError(f"{target} exists: choose another --output, or --force to replace it")
+    check_target(arguments)
     tables = _tables(arguments)
     state, report = import_checkpoint(
         arguments.file,
@@ -75,21 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
         backbone=PopBackbone(name=arguments.backbone, weights="none").model_dump(mode="json"),
     )
     load_into(build_pop_net(report.network["options"]), state)
-    card = model_card(
-        system="pop",
-        split=arguments.split,
-        network=report.network["name"],
-        network_options=report.network["options"],
-        table=tables.table,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        input_size=Predict().size,
-        tables=tables.to_json(),
-        imported={"file": report.path.name, "tensors": report.tensors, "numbers": report.parameters},
-    )
-    save_model_folder(arguments.output, state_dict=state, card=card)
-    print(report.text())
-    print(f"written to {arguments.output}: {target.name}, {target.with_suffix('.json').name}, {CLASSES_FILE}")
+    card = imported_card("pop", arguments, report, tables, input_size=Predict().size)
+    write_folder(arguments, state, card, report.text())
     return 0
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anyshot.errors import ArtifactError
+from anyshot.commands.importing import check_target, imported_card, system_parser, write_folder
 
 if TYPE_CHECKING:
     from anyshot.data.split_tables import SplitTables
@@ -23,16 +23,13 @@ of the network must be there and nothing else may be. A file of stage 3 becomes 
 
 
 def add_parser(systems: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = systems.add_parser(
+    parser = system_parser(
+        systems,
         "raml",
         help="RAML's checkpoints of stages 1 to 3",
         description="Convert a checkpoint of the official RAML code (final.pth).",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="the checkpoint")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the result")
     parser.add_argument(
         "--split", required=True, metavar="NAME", help="split it was trained on: 16_3, 16_1, 14_5, 12_7, ..."
     )
@@ -52,39 +49,22 @@ def add_parser(systems: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="classes.csv of the data set, known classes by ascending id (default: Cityscapes')",
     )
     parser.add_argument("--backbone", default="resnet101", metavar="NAME", help="default resnet101")
-    parser.add_argument("--force", action="store_true", help="replace weights that are in the folder")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     from anyshot.engine.checkpoints import load_into
-    from anyshot.engine.model_folder import CLASSES_FILE, WEIGHTS_FILE, model_card, save_model_folder
-    from anyshot.nets.contract import IMAGENET_MEAN, IMAGENET_STD
     from anyshot.raml.networks import build_network
     from anyshot.raml.options import OpenBackbone
     from anyshot.raml.weights import import_checkpoint
 
-    target = arguments.output / WEIGHTS_FILE
-    if target.exists() and not arguments.force:
-        raise ArtifactError(f"{target} exists: choose another --output, or --force to replace it")
+    check_target(arguments)
     tables = _tables(arguments)
     backbone = OpenBackbone(name=arguments.backbone, weights="none").model_dump(mode="json")
     state, report = import_checkpoint(arguments.file, tables=tables, backbone=backbone)
     load_into(build_network(report.network, load=False), state)
-    card = model_card(
-        system="raml",
-        split=arguments.split,
-        network=report.network["name"],
-        network_options=report.network["options"],
-        table=tables.table,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        tables=tables.to_json(),
-        imported={"file": report.path.name, "tensors": report.tensors, "numbers": report.parameters},
-    )
-    save_model_folder(arguments.output, state_dict=state, card=card)
-    print(report.text())
-    print(f"written to {arguments.output}: {target.name}, {target.with_suffix('.json').name}, {CLASSES_FILE}")
+    card = imported_card("raml", arguments, report, tables)
+    write_folder(arguments, state, card, report.text())
     return 0
 
 

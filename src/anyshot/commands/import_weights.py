@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyshot.commands import import_pop, import_raml
-from anyshot.errors import ArtifactError, ConfigError
+from anyshot.commands.importing import check_target, system_parser, write_folder
+from anyshot.errors import ConfigError
 
 if TYPE_CHECKING:
     from anyshot.data.classes import ClassTable
@@ -59,17 +60,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _add_retab(systems: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = systems.add_parser(
+    parser = system_parser(
+        systems,
         "retab",
         help="PSA's and RETAB's networks on ResNet-38",
         description="Convert a checkpoint of the official code (.pth or .safetensors).",
         epilog=EPILOG_RETAB,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="the checkpoint")
     parser.add_argument("--kind", choices=KINDS, required=True, help="which network the file holds")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the result")
     parser.add_argument(
         "--classes",
         type=Path,
@@ -79,25 +77,19 @@ def _add_retab(systems: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument(
         "--split", default="shared", metavar="NAME", help="fold of a network trained on one, e.g. fold0"
     )
-    parser.add_argument("--force", action="store_true", help="replace weights that are in the folder")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     from anyshot.engine.checkpoints import load_into
-    from anyshot.engine.model_folder import CLASSES_FILE, WEIGHTS_FILE, save_model_folder
     from anyshot.retab.networks import build_network
     from anyshot.retab.weights import import_checkpoint
 
-    target = arguments.output / WEIGHTS_FILE
-    if target.exists() and not arguments.force:
-        raise ArtifactError(f"{target} exists: choose another --output, or --force to replace it")
+    check_target(arguments)
     state, report = import_checkpoint(arguments.kind, arguments.file, width=WIDTH)
     card = _card(report, _class_table(report, arguments.classes), split=arguments.split)
     load_into(build_network(card["network"], load=False), state)
-    save_model_folder(arguments.output, state_dict=state, card=card)
-    print(report.text())
-    print(f"written to {arguments.output}: {target.name}, {target.with_suffix('.json').name}, {CLASSES_FILE}")
+    write_folder(arguments, state, card, report.text())
     return 0
 
 

@@ -9,11 +9,11 @@ import csv
 import difflib
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +100,24 @@ class ClassTable:
         for number, name, kind, colour in zip(self.ids, self.names, self.kinds, self.colours, strict=True):
             writer.writerow([number, name, kind, *colour])
         write_bytes(path, text.getvalue().encode("utf-8"))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """One object per class: id, name, kind, colour."""
+        rows = zip(self.ids, self.names, self.kinds, self.colours, strict=True)
+        return [
+            {"id": number, "name": name, "kind": kind, "colour": list(colour)}
+            for number, name, kind, colour in rows
+        ]
+
+    @classmethod
+    def from_json(cls, rows: Sequence[Mapping[str, Any]]) -> ClassTable:
+        """The table of what `to_json` gave. Raises DataError, KeyError, TypeError or ValueError."""
+        return cls(
+            ids=tuple(row["id"] for row in rows),
+            names=tuple(row["name"] for row in rows),
+            kinds=tuple(row["kind"] for row in rows),
+            colours=tuple((red, green, blue) for red, green, blue in (row["colour"] for row in rows)),
+        )
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from anyshot.data.classes import IGNORE_8_BIT, ClassTable, Colour, voc_colour
+from anyshot.data.classes import IGNORE_8_BIT, ClassTable, voc_colour
 from anyshot.errors import ArtifactError, ConfigError, DataError
 
 IGNORE: Final = 255  # in both maps, whatever the masks' own ignore value
@@ -125,10 +125,7 @@ class SplitTables:
         """JSON types only. `closed` and `eval` are the two maps at the table's ids, in table order."""
         table = self.table
         return {
-            "classes": [
-                {"id": number, "name": name, "kind": kind, "colour": list(colour)}
-                for number, name, kind, colour in _rows(table)
-            ],
+            "classes": table.to_json(),
             "novel_ids": list(self.novel_ids),
             "ignored_ids": list(self.ignored_ids),
             "known": self.known,
@@ -145,13 +142,7 @@ class SplitTables:
         Raises ArtifactError when it is incomplete, or its maps are not those of its classes.
         """
         try:
-            rows = content["classes"]
-            table = ClassTable(
-                ids=tuple(row["id"] for row in rows),
-                names=tuple(row["name"] for row in rows),
-                kinds=tuple(row["kind"] for row in rows),
-                colours=tuple((red, green, blue) for red, green, blue in (row["colour"] for row in rows)),
-            )
+            table = ClassTable.from_json(content["classes"])
             found = cls(table, tuple(content["novel_ids"]), tuple(content["ignored_ids"]))
         except (KeyError, TypeError, ValueError, DataError, ConfigError) as error:
             raise ArtifactError(
@@ -179,7 +170,8 @@ class SplitTables:
     def _facts(self) -> tuple[tuple[str, list[str]], ...]:
         """What determines the tables, in words, in the order of comparison."""
         table = self.table
-        rows = [f"{number} {name!r} ({kind}, colour {colour})" for number, name, kind, colour in _rows(table)]
+        classes = zip(table.ids, table.names, table.kinds, table.colours, strict=True)
+        rows = [f"{number} {name!r} ({kind}, colour {colour})" for number, name, kind, colour in classes]
         return (
             ("class", rows),
             ("novel class", [repr(table.name_of(number)) for number in self.novel_ids]),
@@ -195,10 +187,6 @@ class SplitTables:
         lut = np.full(self.table.ignore + 1, IGNORE, dtype=np.uint8)
         lut[index_to_id] = np.arange(len(index_to_id), dtype=np.uint8)
         return _read_only(lut)
-
-
-def _rows(table: ClassTable) -> Iterator[tuple[int, str, str, Colour]]:
-    return zip(table.ids, table.names, table.kinds, table.colours, strict=True)
 
 
 def _check_unseen(table: ClassTable, unseen: tuple[int, ...]) -> None:

@@ -100,3 +100,13 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write `content` as indented JSON with sorted keys, whole or not at all. Raises ArtifactError."""
     write_text(path, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def made_by(provenance: Mapping[str, str]) -> dict[str, Any]:
+    """What every `miou.json` says of its making, from `Job.provenance()`."""
+    return {
+        "options_hash": provenance["fingerprint"],
+        "versions": {name: provenance[name] for name in ("anyshot", "torch") if name in provenance},
+        **provenance,
+        "seconds": float(provenance["seconds"]),
+    }

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from anyshot.engine.artifacts import atomic_path, write_json
 from anyshot.errors import ArtifactError, WeightsError
+from anyshot.nets.weight_files import in_words
 
 logger = logging.getLogger("anyshot")
 CHECKSUM = "weights_sha256"
-SHOWN = 5  # names listed in an error message
 
 
 def _sha256(path: Path) -> str:
@@ -99,10 +99,6 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) or name.startswith(f"{pattern}.") for pattern in patterns)
 
 
-def _shown(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-
-
 def load_into(
     model: nn.Module,
     state: Mapping[str, Tensor],
@@ -130,8 +126,8 @@ def load_into(
         "unexpected": [name for name in unexpected if not _matches(name, allow_unexpected)],
         "wrong shape": shapes,
     }
-    if any(problems.values()):
-        text = "; ".join(f"{len(names)} {what}: {_shown(names)}" for what, names in problems.items() if names)
+    text = in_words(problems)
+    if text:
         raise WeightsError(
             f"weights do not fit {type(model).__name__} ({text}); set the network's options to those of the"
             " weights"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,37 @@ def scored_variants(
             }
         )
     return found
+
+
+def result(
+    variants: Sequence[Mapping[str, Any]],
+    shown: Mapping[str, Any],
+    *,
+    manifest: Path,
+    images: int,
+    **facts: Any,
+) -> dict[str, Any]:
+    """The content of `miou.json`: all variants, and at its top the one that is `shown`.
+
+    manifest: of the data set; images: that were scored; facts: further entries.
+    """
+    return {
+        "dataset": manifest.parent.name,
+        "variant": shown["variant"],
+        "shots": shown["shots"],
+        "images": images,
+        "miou": shown["mean"],
+        "spread": shown["spread"],
+        "classes": shown["classes"],
+        "variants": list(variants),
+        **facts,
+    }
+
+
+def in_words(entry: Mapping[str, Any]) -> str:
+    """An entry of `scored_variants` for the log, means in percent."""
+    mean = {key: "-" if value is None else f"{100 * value:.2f}" for key, value in entry["mean"].items()}
+    return f"{entry['variant']}, {entry['shots']} shots: {mean}"
 
 
 def _seen_mean(iou: np.ndarray) -> np.ndarray:

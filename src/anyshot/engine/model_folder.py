@@ -129,7 +129,7 @@ def model_card(
             "system": system,
             "split": split,
             "network": {"name": network, "options": dict(network_options)},
-            "classes": _card_classes(table),
+            "classes": table.to_json(),
             "classes_digest": table.digest(),
             "input": {
                 "mean": [float(value) for value in mean],
@@ -147,14 +147,6 @@ def model_card(
         }
     )
     return card.model_dump(mode="json")
-
-
-def _card_classes(table: ClassTable) -> list[dict[str, Any]]:
-    rows = zip(table.ids, table.names, table.kinds, table.colours, strict=True)
-    return [
-        {"id": number, "name": name, "kind": kind, "colour": list(colour)}
-        for number, name, kind, colour in rows
-    ]
 
 
 def save_model_folder(folder: Path, *, state_dict: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
@@ -200,12 +192,7 @@ def read_card(folder: Path) -> Card:
 def table_of(card: Card) -> ClassTable:
     """The class table of a card. Raises ArtifactError for repeated ids and the like."""
     try:
-        return ClassTable(
-            ids=tuple(row.id for row in card.classes),
-            names=tuple(row.name for row in card.classes),
-            kinds=tuple(row.kind for row in card.classes),
-            colours=tuple((row.colour[0], row.colour[1], row.colour[2]) for row in card.classes),
-        )
+        return ClassTable.from_json([row.model_dump() for row in card.classes])
     except DataError as error:
         raise ArtifactError(f"{CARD_FILE}: {error}; write the model again") from error
 
@@ -253,14 +240,22 @@ def load_model_folder(
     """
     card = read_card(folder)
     table = table_of(card)
-    network = build_network(card, builders)
-    state, _ = load_weights(folder / WEIGHTS_FILE, expect=None)
-    load_into(network, state)
-    network.requires_grad_(False)
-    network.eval().to(device)
+    network = load_network(folder, card, device, builders=builders)
     model = SegmentationModel(network=network, card=card, table=table, device=torch.device(device))
     model.check_channels()
     return model
+
+
+def load_network(
+    folder: Path, card: Card, device: torch.device | str, *, builders: Mapping[str, str]
+) -> nn.Module:
+    """The folder's network with its weights on `device`, frozen and in evaluation mode. Raises as
+    `load_model_folder`."""
+    network = build_network(card, builders)
+    state, _ = load_weights(folder / WEIGHTS_FILE)
+    load_into(network, state)
+    network.requires_grad_(False)
+    return network.eval().to(device)
 
 
 @dataclass(frozen=True, kw_only=True)

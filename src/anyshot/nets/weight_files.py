@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -13,7 +14,10 @@ from torch import Tensor, nn
 
 from anyshot.errors import WeightsError
 
-SHOWN = 5
+SHOWN = 5  # names listed in an error message
+COUNTER = "num_batches_tracked"  # how the names of batch counters of normalisation layers end
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -38,7 +42,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         )
     others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
     if others:
-        raise WeightsError(f"{path} is not a state dict: {_listed(others)} are not tensors")
+        raise WeightsError(f"{path} is not a state dict: {listed(others)} are not tensors")
     return without_prefix({str(name): value for name, value in content.items()}, "module.")
 
 
@@ -51,7 +55,7 @@ def without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
 
 def without_counters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Leave out the batch counters of normalisation layers: no computation reads them."""
-    return {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    return {name: value for name, value in state.items() if not name.endswith(COUNTER)}
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -110,22 +114,41 @@ def load_exactly(
         for name, value in expected.items()
         if name in given and given[name].shape != value.shape
     ]
-    if missing or unexpected or misshapen:
-        parts = [
-            f"{len(names)} {kind}: {_listed(names)}"
-            for kind, names in zip(
-                ("missing", "unexpected", "with another shape"), (missing, unexpected, misshapen), strict=True
-            )
-            if names
-        ]
+    problems = in_words({"missing": missing, "unexpected": unexpected, "with another shape": misshapen})
+    if problems:
         raise WeightsError(
-            f"{source} does not fit {type(network).__name__} ({'; '.join(parts)}):"
+            f"{source} does not fit {type(network).__name__} ({problems}):"
             " give weights of this network, or change the network's name"
         )
     network.load_state_dict({name: given[name] for name in expected}, strict=False)
     return sorted(name for name in given if name not in expected)
 
 
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:SHOWN])
-    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
+def under_our_names(
+    expected: Mapping[str, Tensor], theirs: Mapping[str, Key], given: Mapping[Key, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The state dict of a network whose weights have other names in a file.
+
+    expected: our names with tensors of the right shape and type; theirs: the file's names by ours, for those
+    that a file can hold; given: the file's tensors. Returns the state, float32 but for counters, and the
+    names that the file lacks, set to 0.
+    """
+    state, added = {}, []
+    for name, value in expected.items():
+        if name in theirs and theirs[name] in given:
+            tensor = given[theirs[name]]
+            state[name] = tensor if name.endswith(COUNTER) else tensor.float()
+        else:
+            added.append(name)
+            state[name] = torch.zeros(value.shape, dtype=value.dtype)
+    return state, added
+
+
+def in_words(problems: Mapping[str, Sequence[str]]) -> str:
+    """Names by what is wrong with them, a few of each kind; empty text where nothing is wrong."""
+    return "; ".join(f"{len(names)} {what}: {listed(names)}" for what, names in problems.items() if names)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few of many names."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,20 +31,32 @@ def read_samples(manifest: Path, subsets: Sequence[str]) -> list[Sample]:
     return Manifest.read(manifest).samples(subsets)
 
 
-def read_supports(path: Path, tables: FoldTables) -> tuple[dict[int, list[str]], int]:
-    """Ids of the support images by novel class id, and their number per class.
+@dataclass(frozen=True, kw_only=True)
+class Supports:
+    """A draw: ids of the support images by novel class id, their number per class, and the draw's seed."""
+
+    images: dict[int, list[str]]
+    shots: int
+    seed: int
+
+
+def read_supports(path: Path, tables: FoldTables) -> Supports:
+    """The draw that `pop_support` has written.
 
     Raises ArtifactError when it is damaged or was made for other novel classes.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        found = {int(row["id"]): list(row["supports"]) for row in content["classes"]}
-        shots = int(content["shots"])
+        found = Supports(
+            images={int(row["id"]): list(row["supports"]) for row in content["classes"]},
+            shots=int(content["shots"]),
+            seed=int(content["support_seed"]),
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path} is no list of supports ({error!r}): run pop_support again") from None
-    if tuple(found) != tables.novel_ids:
+    if tuple(found.images) != tables.novel_ids:
         raise ArtifactError(f"{path} has supports of other classes: run pop_support again")
-    return found, shots
+    return found
 
 
 def load_base(path: Path, *, tables: FoldTables, split: str) -> tuple[PopNet, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -153,27 +153,64 @@ class PairDataset:
         return {"image": images, "labels": labels}
 
 
+class WholeImages:
+    """Features and labels of whole, unchanged images: out of a store, or encoded now.
+
+    Args:
+        samples: by id.
+        tables: the fold's classes.
+        store: features that the stage `features` has encoded, None to encode.
+        encode: a normalised square (1, 3, size, size) -> features (1, C, h, w).
+        size: px of the square that `encode` is given; a store has its own.
+        mean: of RGB in [0, 1]; std: likewise.
+    """
+
+    def __init__(
+        self,
+        *,
+        samples: Mapping[str, Sample],
+        tables: FoldTables,
+        store: Store | None,
+        encode: Callable[[Tensor], Tensor],
+        size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        self.samples, self.tables, self.store, self.encode = samples, tables, store, encode
+        self.mean, self.std = mean, std
+        self.size = size if store is None else int(store.attributes["size"])
+
+    def features(self, sample_id: str) -> Tensor:
+        """(C, h, w) float32."""
+        if self.store is not None:
+            return torch.from_numpy(self.store.read(sample_id).scores.astype(np.float32))
+        image = read_image(self.samples[sample_id].image)
+        pixels, _ = whole_image(image, self.size, mean=self.mean, std=self.std)
+        with torch.inference_mode():
+            return self.encode(pixels[None])[0].float()
+
+    def labels(self, sample_id: str, *, novel: bool) -> np.ndarray:
+        """(size, size) uint8, 255 beyond the image; novel pixels are background unless `novel`."""
+        mask = read_mask(mask_of(self.samples[sample_id]))
+        return whole_labels(self.tables.labels(mask, novel=novel), self.size)
+
+
 class CachedPairDataset:
     """Stage 2, cached: stored features of a novel and a base image, both whole and unchanged."""
 
-    def __init__(
-        self, *, pairing: Pairing, samples: Mapping[str, Sample], tables: FoldTables, store: Store, size: int
-    ) -> None:
-        self.pairing, self.samples, self.tables, self.store, self.size = pairing, samples, tables, store, size
+    def __init__(self, *, pairing: Pairing, images: WholeImages) -> None:
+        self.pairing, self.images = pairing, images
 
     def __len__(self) -> int:
         return len(self.pairing)
 
     def item_of(self, epoch: int, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """`features` (2, C, h, w) float32 and `labels` (2, size, size) uint8, novel image first."""
-        novel_id, base_id = self.pairing.pair(epoch, index, rng)
-        features = [self.store.read(one).scores.astype(np.float32) for one in (novel_id, base_id)]
-        labels = [self._labels(novel_id, True), self._labels(base_id, False)]
+        pair = self.pairing.pair(epoch, index, rng)
+        labels = [
+            self.images.labels(one, novel=novel) for one, novel in zip(pair, (True, False), strict=True)
+        ]
         return {
-            "features": torch.from_numpy(np.stack(features)),
+            "features": torch.stack([self.images.features(one) for one in pair]),
             "labels": torch.from_numpy(np.stack(labels)),
         }
-
-    def _labels(self, sample_id: str, novel: bool) -> np.ndarray:
-        mask = read_mask(mask_of(self.samples[sample_id]))
-        return whole_labels(self.tables.labels(mask, novel=novel), self.size)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from anyshot.data.classes import ClassTable
-from anyshot.engine.checkpoints import CHECKSUM, load_into, load_weights
-from anyshot.engine.model_folder import CARD_FILE, WEIGHTS_FILE, Card, build_network, read_card, table_of
+from anyshot.engine.checkpoints import CHECKSUM
+from anyshot.engine.model_folder import CARD_FILE, Card, load_network, read_card, table_of
 from anyshot.errors import ArtifactError
 from anyshot.pop.datasets import whole_image
 from anyshot.pop.networks import NETWORK, PopNet
@@ -102,10 +102,6 @@ class PopModel:
 def load_model(folder: Path, device: torch.device | str) -> PopModel:
     """Load a POP model folder onto `device`. Raises ArtifactError or WeightsError."""
     facts = read_facts(folder)
-    network = build_network(facts.card, BUILDERS)
+    network = load_network(folder, facts.card, device, builders=BUILDERS)
     assert isinstance(network, PopNet)
-    state, _ = load_weights(folder / WEIGHTS_FILE)
-    load_into(network, state)
-    network.requires_grad_(False)
-    network.eval().to(device)
     return PopModel(facts=facts, network=network, device=torch.device(device))

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from anyshot.data.splits import JOINT, novel_class_names, split_names
-from anyshot.options import Options, StageOptions
+from anyshot.options import Options, StageOptions, check_draws, check_system
 from anyshot.pop.options import (
     Base,
     BaseOptimiser,
@@ -93,17 +93,8 @@ class Pop(Options):
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> Pop:
-        if (self.scheme is None) == (self.novel_classes is None):
-            raise ValueError("give exactly one of `scheme` and `novel_classes` (set the other to null)")
-        for name in STAGES:
-            for key in FILLED_IN & getattr(self, name).model_fields_set:
-                raise ValueError(f"`{name}.{key}` is filled in from the system's own keys: remove it there")
-        for key in ("shots", "support_seeds", "folds", "methods"):
-            values = getattr(self, key)
-            if len(set(values)) < len(values):
-                raise ValueError(f"`{key}` lists {values}: every entry once")
-        if min(self.shots) < 1 or min(self.support_seeds) < 0:
-            raise ValueError("`shots` are 1 or more, `support_seeds` 0 or more")
+        check_system(self, STAGES, FILLED_IN, lists=("shots", "support_seeds", "folds", "methods"))
+        check_draws(self.shots, self.support_seeds)
         if "pop" not in self.methods:
             raise ValueError(f"`methods` lists {self.methods}: `pop` must be among them")
         return self

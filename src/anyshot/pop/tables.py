@@ -128,13 +128,8 @@ class FoldTables:
 
     def to_json(self) -> dict[str, Any]:
         """JSON types only: the class table, the novel ids, and what follows from them by network index."""
-        table = self.table
-        rows = zip(table.ids, table.names, table.kinds, table.colours, strict=True)
         return {
-            "classes": [
-                {"id": number, "name": name, "kind": kind, "colour": list(colour)}
-                for number, name, kind, colour in rows
-            ],
+            "classes": self.table.to_json(),
             "novel_ids": list(self.novel_ids),
             "base_ids": list(self.base_ids),
             "index_to_id": self.index_to_id.tolist(),
@@ -149,13 +144,7 @@ class FoldTables:
         Raises ArtifactError when it is incomplete, or its maps are not those of its classes.
         """
         try:
-            rows = content["classes"]
-            table = ClassTable(
-                ids=tuple(row["id"] for row in rows),
-                names=tuple(row["name"] for row in rows),
-                kinds=tuple(row["kind"] for row in rows),
-                colours=tuple((red, green, blue) for red, green, blue in (row["colour"] for row in rows)),
-            )
+            table = ClassTable.from_json(content["classes"])
             found = cls(table, tuple(content["novel_ids"]))
         except (KeyError, TypeError, ValueError, DataError, ConfigError) as error:
             raise ArtifactError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from anyshot.engine.train import Loss, all_reduce_sum
 from anyshot.ops.projections import novel_orthogonality, pseudo_labels
 from anyshot.ops.upsampled import upsampled_cross_entropy
+from anyshot.pop.datasets import WholeImages
 from anyshot.pop.head import PrototypeHead
 from anyshot.pop.heads import CosineHead
 from anyshot.pop.options import NovelUpdate
@@ -63,34 +64,28 @@ def _relabelled(logits: Tensor, labels: Tensor, head: PrototypeHead) -> Tensor:
     return pseudo_labels(shown, labels, head.base)
 
 
-FeatureOf = Callable[[str], Tensor]
-LabelsOf = Callable[[str, bool], np.ndarray]
-
-
 def averaged_head(
-    tables: FoldTables,
+    images: WholeImages,
     *,
-    supports: dict[int, list[str]],
+    supports: Mapping[int, Sequence[str]],
     base_images: Iterable[str],
-    features_of: FeatureOf,
-    labels_of: LabelsOf,
     temperature: float,
 ) -> CosineHead:
     """The prototype baseline: novel prototypes from the supports, base and background from base images.
 
     A prototype is the mean, over images, of the unit-length mean feature of the class's pixels.
-    features_of: an image's feature (C, h, w); labels_of: its indices (size, size) with or without novel
-    classes, 255 beyond the image.
+    supports: ids of images by novel class id; base_images: ids, whose novel pixels are background.
     """
+    tables = images.tables
     sums: dict[int, list[Tensor]] = {index: [] for index in range(len(tables.names))}
     for class_id, ids in supports.items():
         index = tables.id_to_index[class_id]
         for sample_id in ids:
-            found = class_means(features_of(sample_id), labels_of(sample_id, True), [index])
+            found = class_means(images.features(sample_id), images.labels(sample_id, novel=True), [index])
             sums[index] += found.values()
     known = range(1 + tables.base_count)
     for sample_id in base_images:
-        found = class_means(features_of(sample_id), labels_of(sample_id, False), known)
+        found = class_means(images.features(sample_id), images.labels(sample_id, novel=False), known)
         for index, mean in found.items():
             sums[index].append(mean)
     channels = next(len(mean) for means in sums.values() for mean in means)

@@ -16,14 +16,12 @@ from torch import Tensor
 
 from anyshot.errors import WeightsError
 from anyshot.nets.deep_stem import DEEP_STEM, semseg_name
-from anyshot.nets.weight_files import read_state
+from anyshot.nets.weight_files import COUNTER, in_words, listed, read_state, under_our_names
 from anyshot.pop.networks import NETWORK, build_pop_net
 
 BACKBONE, PYRAMID, HEAD = "decoder.backbone.body.", "decoder.pyramid.", "head."
 UNUSED = ("backbone.fc.weight", "backbone.fc.bias")  # of ImageNet; no network of POP has a place for them
-COUNTER = ".num_batches_tracked"
 PREFIX = "module."
-SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,15 +111,7 @@ def import_checkpoint(
     names = {name: official_name(name, backbone=str(backbone["name"])) for name in expected}
     unused = tuple(name for name in UNUSED if name in given)
     _check(path, given, {names[name]: tuple(value.shape) for name, value in expected.items()})
-    state: dict[str, Tensor] = {}
-    added = []
-    for name, value in expected.items():
-        if names[name] in given:
-            tensor = given[names[name]]
-            state[name] = tensor if name.endswith(COUNTER) else tensor.float()
-        else:
-            added.append(name)
-            state[name] = torch.zeros(value.shape, dtype=value.dtype)
+    state, added = under_our_names(expected, names, given)
     taken = [given[names[name]] for name in expected if names[name] in given]
     report = ImportReport(
         path=path,
@@ -146,7 +136,7 @@ def _options(
     prototypes = given.get("base_emb")
     if prototypes is None or prototypes.ndim != 2:
         raise WeightsError(
-            f"{path} is no POP checkpoint: it has no matrix `base_emb` (found: {_listed(list(given))}); give"
+            f"{path} is no POP checkpoint: it has no matrix `base_emb` (found: {listed(list(given))}); give"
             " the `best.pth` or `best_{seed}.pth` of a stage"
         )
     if len(prototypes) != base:
@@ -177,15 +167,8 @@ def _check(path: Path, given: Mapping[str, Tensor], expected: Mapping[str, tuple
         for name, shape in expected.items()
         if name in given and tuple(given[name].shape) != shape
     ]
-    problems = {"missing": missing, "unexpected": unexpected, "with another shape": misshapen}
-    if any(problems.values()):
-        found = "; ".join(
-            f"{len(names)} {what}: {_listed(names)}" for what, names in problems.items() if names
-        )
+    found = in_words({"missing": missing, "unexpected": unexpected, "with another shape": misshapen})
+    if found:
         raise WeightsError(
             f"{path} is not the network of POP ({found}): give a file of it, or the --backbone it has"
         )
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

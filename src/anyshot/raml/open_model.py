@@ -14,8 +14,8 @@ from anyshot.data.classes import ClassTable
 from anyshot.data.split_tables import SplitTables
 from anyshot.data.transforms import normalise, resize_image
 from anyshot.engine import model_folder
-from anyshot.engine.checkpoints import CHECKSUM, load_into, load_weights
-from anyshot.engine.model_folder import Card, build_network, read_card, table_of
+from anyshot.engine.checkpoints import CHECKSUM
+from anyshot.engine.model_folder import Card, load_network, read_card, table_of
 from anyshot.errors import ArtifactError
 from anyshot.raml.networks import MetricNet, OpenMaps, OpenNet, build_metric_net, build_open_net
 
@@ -114,11 +114,7 @@ class OpenModel:
 def load_model(folder: Path, device: torch.device | str) -> OpenModel:
     """Load a RAML model folder onto `device`. Raises ArtifactError or WeightsError."""
     facts = read_facts(folder)
-    loaded = build_network(facts.card, BUILDERS)
-    state, _ = load_weights(folder / model_folder.WEIGHTS_FILE)
-    load_into(loaded, state)
-    loaded.requires_grad_(False)
-    loaded.eval().to(device)
+    loaded = load_network(folder, facts.card, device, builders=BUILDERS)
     metric = loaded if isinstance(loaded, MetricNet) else None
     network = loaded.network if isinstance(loaded, MetricNet) else loaded
     assert isinstance(network, OpenNet)

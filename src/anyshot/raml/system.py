@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from anyshot.data.open_splits import OpenSplit, open_splits
-from anyshot.options import Options, StageOptions
+from anyshot.options import Options, StageOptions, check_draws, check_system
 from anyshot.raml.options import (
     Anomaly,
     ClosedSet,
@@ -79,17 +79,8 @@ class Raml(Options):
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> Raml:
-        if (self.scheme is None) == (self.novel_classes is None):
-            raise ValueError("give exactly one of `scheme` and `novel_classes` (set the other to null)")
-        for name in STAGES:
-            for key in FILLED_IN & getattr(self, name).model_fields_set:
-                raise ValueError(f"`{name}.{key}` is filled in from the system's own keys: remove it there")
-        for key in ("shots", "support_seeds", "splits"):
-            values = getattr(self, key)
-            if len(set(values)) < len(values):
-                raise ValueError(f"`{key}` lists {values}: every entry once")
-        if min(self.shots) < 1 or min(self.support_seeds) < 0:
-            raise ValueError("`shots` are 1 or more, `support_seeds` 0 or more")
+        check_system(self, STAGES, FILLED_IN, lists=("shots", "support_seeds", "splits"))
+        check_draws(self.shots, self.support_seeds)
         return self
 
     def every_split(self) -> dict[str, OpenSplit]:

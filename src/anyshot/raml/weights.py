@@ -16,14 +16,20 @@ from torch import Tensor
 
 from anyshot.data.split_tables import SplitTables
 from anyshot.errors import WeightsError
-from anyshot.nets.weight_files import read_torch, without_prefix
+from anyshot.nets.weight_files import (
+    COUNTER,
+    SHOWN,
+    in_words,
+    listed,
+    read_torch,
+    under_our_names,
+    without_prefix,
+)
 from anyshot.raml.networks import build_network
 
 NETWORK, METRIC = "model_state", "metric_model"
 UNUSED = ("batch_idx", "optimizer_state", "scheduler_state")
-COUNTER = ".num_batches_tracked"
 PROTOTYPES = "embedding.known_prototypes"  # the official code has none
-SHOWN = 5
 
 # ours -> field of the file and name there; the first prefix that fits counts
 NAMES = {
@@ -143,14 +149,7 @@ def import_checkpoint(
         expected = build_network(network, load=False).state_dict()
     keys = {name: official_key(name) for name in expected if name != PROTOTYPES}
     _check(path, given, {keys[name]: tuple(value.shape) for name, value in expected.items() if name in keys})
-    state, added = {}, []
-    for name, value in expected.items():
-        if name in keys and keys[name] in given:
-            tensor = given[keys[name]]
-            state[name] = tensor if name.endswith(COUNTER) else tensor.float()
-        else:
-            added.append(name)
-            state[name] = torch.zeros(value.shape, dtype=value.dtype)
+    state, added = under_our_names(expected, keys, given)
     report = ImportReport(
         path=path,
         network=network,
@@ -174,7 +173,7 @@ def _fields(path: Path) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
     strange = [str(name) for name in content if name not in (NETWORK, METRIC, *UNUSED)]
     if strange:
         raise WeightsError(
-            f"{path} has fields that RAML's checkpoints have not: {_listed(strange)}; allowed are"
+            f"{path} has fields that RAML's checkpoints have not: {listed(strange)}; allowed are"
             f" {', '.join((NETWORK, METRIC, *UNUSED))}"
         )
     fields = {}
@@ -184,7 +183,7 @@ def _fields(path: Path) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
             continue
         others = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
         if others:
-            raise WeightsError(f"{path}: `{field}` is no state dict: {_listed(others)} are not tensors")
+            raise WeightsError(f"{path}: `{field}` is no state dict: {listed(others)} are not tensors")
         fields[field] = without_prefix({str(name): value for name, value in state.items()}, "module.")
     return fields, [name for name in UNUSED if name in content]
 
@@ -239,15 +238,8 @@ def _check(path: Path, given: Mapping[Key, Tensor], expected: Mapping[Key, tuple
         for key, shape in expected.items()
         if key in given and tuple(given[key].shape) != shape
     ]
-    problems = {"missing": missing, "unexpected": unexpected, "with another shape": misshapen}
-    if any(problems.values()):
-        found = "; ".join(
-            f"{len(names)} {what}: {_listed(names)}" for what, names in problems.items() if names
-        )
+    found = in_words({"missing": missing, "unexpected": unexpected, "with another shape": misshapen})
+    if found:
         raise WeightsError(
             f"{path} is not the network of RAML ({found}): give a file of it, or the --backbone it has"
         )
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from anyshot.options import Options, StageOptions
+from anyshot.options import Options, StageOptions, check_system
 from anyshot.retab.options import (
     Affinity,
     AffinityMap,
@@ -86,11 +86,7 @@ class Retab(Options):
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> Retab:
-        if (self.scheme is None) == (self.novel_classes is None):
-            raise ValueError("give exactly one of `scheme` and `novel_classes` (set the other to null)")
-        for name in STAGES:
-            for key in FILLED_IN & getattr(self, name).model_fields_set:
-                raise ValueError(f"`{name}.{key}` is filled in from the system's own keys: remove it there")
+        check_system(self, STAGES, FILLED_IN)
         return self
 
     def stage(

@@ -16,13 +16,11 @@ from torch import Tensor
 
 from anyshot.errors import WeightsError
 from anyshot.nets.resnet38 import ResNet38
-from anyshot.nets.weight_files import read_state
+from anyshot.nets.weight_files import COUNTER, in_words, read_state
 
 Kind = Literal["classifier", "affinity", "boundary", "segmentation"]
 
 PREFIX = "backbone."
-COUNTER = ".num_batches_tracked"
-SHOWN = 5
 
 # Channels of the three branches of the affinity and boundary heads, and of their concatenation.
 BRANCHES = {"f8_3": 64, "f8_4": 128, "f8_5": 256}
@@ -200,11 +198,8 @@ def _check(
         for name in required
         if name in given and not _fits(given[name], expected[name])
     ]
-    problems = {"missing": missing, "unexpected": unexpected, "with another shape": misshapen}
-    if any(problems.values()):
-        found = "; ".join(
-            f"{len(names)} {what}: {_listed(names)}" for what, names in problems.items() if names
-        )
+    found = in_words({"missing": missing, "unexpected": unexpected, "with another shape": misshapen})
+    if found:
         raise WeightsError(
             f"{path or 'the state dict'} is no {kind} network on ResNet-38 ({found}):"
             f" give the file of this network; kinds are {', '.join(get_args(Kind))}"
@@ -215,7 +210,3 @@ def _fits(given: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     return len(given) == len(expected) and all(
         wanted in (ANY, found) for found, wanted in zip(given, expected, strict=True)
     )
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

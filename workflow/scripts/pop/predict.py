@@ -35,8 +35,7 @@ def updated_heads(job: Job[Predict], tables: FoldTables) -> dict[Head, nn.Module
     heads: dict[Head, nn.Module] = {}
     for path in job.inputs("heads"):
         head, facts = load_head(path, tables=tables, split=job.options.dataset.split)
-        seed = int(path.parent.name.rpartition("seed")[2])
-        heads[facts["method"], facts["shots"], seed] = head.to(job.device)
+        heads[facts["method"], facts["shots"], facts["support_seed"]] = head.to(job.device)
     return heads
 
 

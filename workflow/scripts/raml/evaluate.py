@@ -2,7 +2,8 @@
 
 import json
 
-from anyshot.engine.artifacts import write_json
+from anyshot.engine import draws
+from anyshot.engine.artifacts import made_by, write_json
 from anyshot.job import Job, run
 from anyshot.raml.artifacts import read_tables
 from anyshot.raml.evaluation import PROTOCOL, merge_counts, scored_variants
@@ -19,30 +20,21 @@ def main(job: Job[Evaluate]) -> None:
         (row for row in variants if row["variant"] in (options.variant, "closed_set")),
         key=lambda row: row["shots"],
     )
-    provenance = job.provenance()
-    content = {
-        "system": "raml",
-        "dataset": job.input("manifest").parent.name,
-        "split": options.dataset.split,
-        "subset": " ".join(options.dataset.subsets),
-        "variant": shown["variant"],
-        "shots": shown["shots"],
-        "protocol": PROTOCOL,
-        "images": sum(part["images"] for part in parts),
-        "miou": shown["mean"],
-        "spread": shown["spread"],
-        "classes": shown["classes"],
-        "variants": variants,
-        "reference": reference(options.dataset.split) if options.published else {},
-        "options_hash": provenance["fingerprint"],
-        "versions": {name: provenance[name] for name in ("anyshot", "torch") if name in provenance},
-        **provenance,
-        "seconds": float(provenance["seconds"]),
-    }
+    content = draws.result(
+        variants,
+        shown,
+        manifest=job.input("manifest"),
+        images=sum(part["images"] for part in parts),
+        system="raml",
+        split=options.dataset.split,
+        subset=" ".join(options.dataset.subsets),
+        protocol=PROTOCOL,
+        reference=reference(options.dataset.split) if options.published else {},
+        **made_by(job.provenance()),
+    )
     write_json(job.output("miou"), content)
     for row in variants:
-        mean = {key: "-" if value is None else f"{100 * value:.2f}" for key, value in row["mean"].items()}
-        job.log.info("%s, %d shots: %s", row["variant"], row["shots"], mean)
+        job.log.info("%s", draws.in_words(row))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import io
 import json
 
 from anyshot.data.images import read_mask
-from anyshot.engine.artifacts import write_json, write_text
+from anyshot.engine.artifacts import made_by, write_json, write_text
 from anyshot.engine.label_maps import LabelMaps
 from anyshot.errors import DataError
 from anyshot.job import Job, run
@@ -32,7 +32,6 @@ def main(job: Job[Evaluate]) -> None:
         tally.add_labels(sample.id, truth, index_map(predictions[sample.id], table))
 
     result = evaluation.measured(tally.labels.iou(), tally.labels.truth_pixels, table, roles_of(table, split))
-    provenance = job.provenance()
     content = {
         "system": "retab",
         "dataset": job.input("manifest").parent.name,
@@ -45,10 +44,7 @@ def main(job: Job[Evaluate]) -> None:
         "classes": result["classes"],
         "confusion": tally.labels.matrix.tolist(),
         "reference": reference(split["split"]) if job.options.published else {},
-        "options_hash": provenance["fingerprint"],
-        "versions": {name: provenance[name] for name in ("anyshot", "torch") if name in provenance},
-        **provenance,
-        "seconds": float(provenance["seconds"]),
+        **made_by(job.provenance()),
     }
     write_json(job.output("miou"), content)
     text = io.StringIO()
