@@ -87,6 +87,16 @@ def test_groups_of_stage_1(model: PopNet) -> None:
     assert not any("bias" in name or "backbone" in name for name in groups[2])
 
 
+def test_a_rate_of_its_own_for_the_prototypes(model: PopNet) -> None:
+    """`prototype_multiplier`: prototypes and classifier leave the third group for a fourth."""
+    plain = parameter_groups(model, BaseOptimiser())
+    groups = parameter_groups(model, BaseOptimiser(), prototype_multiplier=4.0)
+    assert [group["scale"] for group in groups] == [1, 10, 10, 40]
+    assert {id(p) for p in groups[3]["params"]} == {id(p) for p in model.head.parameters()}
+    assert [len(group["params"]) for group in groups[:2]] == [len(group["params"]) for group in plain[:2]]
+    assert len(groups[2]["params"]) + len(groups[3]["params"]) == len(plain[2]["params"])
+
+
 def test_groups_of_stage_2(model: PopNet) -> None:
     """2.4: one group at 1e-2, with decay."""
     head = model.head.with_novel(2)

@@ -59,21 +59,31 @@ def build_pop_net(options: Mapping[str, Any], *, load: bool = False) -> PopNet:
     return PopNet(decoder=PspNet(backbone=backbone, channels=options["channels"]), head=head)
 
 
-def parameter_groups(model: nn.Module, options: OptimiserOptions) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, options: OptimiserOptions, *, prototype_multiplier: float = 1.0
+) -> list[dict[str, Any]]:
     """Trainable parameters in POP's three groups (pop.md 2.3), for the training loop.
 
     The backbone has lr `scale` 1, all else `head_multiplier`; outside the backbone parameters whose name
-    contains `bias` do not decay, everything else does, norms of the backbone included.
+    contains `bias` do not decay, everything else does, norms of the backbone included. With a
+    `prototype_multiplier` other than 1 the head is a fourth group, with that factor on top.
     """
     backbone: list[nn.Parameter] = []
     biases: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
+    head: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            group = backbone if "backbone." in name else biases if "bias" in name else others
-            group.append(parameter)
-    return [
+            if "backbone." in name:
+                backbone.append(parameter)
+            elif "bias" in name:
+                biases.append(parameter)
+            else:
+                (head if name.startswith("head.") and prototype_multiplier != 1 else others).append(parameter)
+    scale = options.head_multiplier
+    groups: list[dict[str, Any]] = [
         {"params": backbone, "scale": 1.0},
-        {"params": biases, "scale": options.head_multiplier, "weight_decay": 0.0},
-        {"params": others, "scale": options.head_multiplier},
+        {"params": biases, "scale": scale, "weight_decay": 0.0},
+        {"params": others, "scale": scale},
     ]
+    return groups + ([{"params": head, "scale": scale * prototype_multiplier}] if head else [])

@@ -99,6 +99,9 @@ class Base(StageOptions, Geometry):
     backbone: PopBackbone = Field(default_factory=PopBackbone)
     optimiser: BaseOptimiser = Field(default_factory=BaseOptimiser)
     channels: int = Field(512, ge=8, description="channels of the feature and of the prototypes")
+    prototype_multiplier: float = Field(
+        1.0, gt=0, description="lr factor of prototypes and classifier, on top of that of all heads"
+    )
     orthogonality_weight: float = Field(10.0, ge=0, description="weight of the prototypes' mean |cosine|")
     filter_novel: bool = Field(False, description="filled in from the system's key")
     dataset: FoldDataset = Field(default_factory=FoldDataset)

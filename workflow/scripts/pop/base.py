@@ -52,7 +52,9 @@ def main(job: Job[Base]) -> None:
         std=backbone.std,
         dataset=BaseDataset(samples=[by_id[one] for one in ids], augmented=augmented),
         loss=loss,
-        parameter_groups=parameter_groups(model, options.optimiser),
+        parameter_groups=parameter_groups(
+            model, options.optimiser, prototype_multiplier=options.prototype_multiplier
+        ),
         options=options.optimiser,
         card={"tables": tables.to_json(), "input_size": options.crop},
     )
