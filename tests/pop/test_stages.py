@@ -55,11 +55,13 @@ class Run(ShapesRun):
         self.call("features", features, inputs, {"features": self.folder / "features.h5"})
 
     def updated(
-        self, method: str, shots: int = 5, seed: int = 0, *, cached: bool = True, epochs: int = 12
-    ) -> dict[str, Path]:
-        outputs = self.network(f"novel_update/{method}/{shots}shot_seed{seed}{'' if cached else '_exact'}")
+        self, method: str, shots: int = 5, seed: int = 0, *, cached: bool = True, epochs: int = 12,
+        views: int = 0,
+    ) -> dict[str, Path]:  # fmt: skip
+        kind = f"_views{views}" if views else "" if cached else "_exact"
+        outputs = self.network(f"novel_update/{method}/{shots}shot_seed{seed}{kind}")
         options = stages.NovelUpdate(
-            method=method, crop=SIDE, min_pixels=60, dataset=dataset("train"),
+            method=method, crop=SIDE, min_pixels=60, support_views=views, dataset=dataset("train"),
             optimiser=stages.NovelOptimiser(**FEW, epochs=epochs),
         )  # fmt: skip
         inputs = {
@@ -143,6 +145,19 @@ def test_shards_give_the_same_scores(finished: Run, heads: list[Path], whole: di
     other = finished.predicted(heads[:1], "other", shard=1, shards=2)["counts"]
     with pytest.raises(ArtifactError, match="run pop_predict again"):
         finished.miou([parts[0], other], "mixed")
+
+
+def test_views_of_the_supports_take_the_place_of_their_stored_features(
+    finished: Run, heads: list[Path]
+) -> None:
+    twice = []
+    for _ in range(2):
+        outputs = finished.updated("pop", views=3, epochs=2)
+        twice.append(load_weights(outputs["weights"])[0]["head.novel_emb"])
+    assert torch.equal(*twice)
+    plain = load_weights(finished.updated("pop", seed=2, epochs=2)["weights"])[0]["head.novel_emb"]
+    seen = load_weights(finished.updated("pop", seed=2, epochs=2, views=3)["weights"])[0]["head.novel_emb"]
+    assert not torch.equal(plain, seen)
 
 
 def test_exact_mode_trains_on_augmented_images(finished: Run) -> None:

@@ -106,6 +106,11 @@ BAD: list[tuple[str, Any, list[str]]] = [
     ("retab.scheme", None, ["retab: give exactly one of `scheme` and `novel_classes`"]),
     ("retab.boundary_map.erosion", 4, ["retab.boundary_map: erosion must be 0 or odd, found 4"]),
     ("retab.cam.dataset", {"subsets": ["val"]}, ["retab: `cam.dataset` is filled in"]),
+    (
+        "pop.novel_update",
+        {"mode": "cached", "support_views": 4, "crop": 96},
+        ["pop: `novel_update.crop` is 96, `features.size` 160: with `support_views` they must be equal"],
+    ),
     ("results", "a{b}", ['results: found "a{b}", expected a path without braces']),
 ]
 

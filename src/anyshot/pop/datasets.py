@@ -195,22 +195,63 @@ class WholeImages:
         return whole_labels(self.tables.labels(mask, novel=novel), self.size)
 
 
-class CachedPairDataset:
-    """Stage 2, cached: stored features of a novel and a base image, both whole and unchanged."""
+class SupportViews:
+    """Several scaled, mirrored and cropped views of every support image, encoded once.
 
-    def __init__(self, *, pairing: Pairing, images: WholeImages) -> None:
-        self.pairing, self.images = pairing, images
+    A view depends on the seed, its number and the image's place among the supports, on nothing else.
+
+    Args:
+        supports: samples of the support images.
+        augmented: makes a view.
+        views: of every image, 1 or more.
+        encode: a normalised square (1, 3, crop, crop) -> features (1, C, h, w).
+        seed: of the views.
+    """
+
+    def __init__(
+        self,
+        *,
+        supports: Sequence[Sample],
+        augmented: Augmented,
+        views: int,
+        encode: Callable[[Tensor], Tensor],
+        seed: int,
+    ) -> None:
+        self.views = views
+        self._found: dict[str, list[dict[str, Tensor]]] = {}
+        for place, sample in enumerate(supports):
+            made = []
+            for view in range(views):
+                rng = np.random.default_rng(np.random.SeedSequence([seed, view, place], spawn_key=(4,)))
+                pixels, labels = augmented(sample, novel=True, rng=rng)
+                with torch.no_grad():
+                    features = encode(torch.from_numpy(pixels)[None])[0].float().cpu()
+                made.append({"features": features, "labels": torch.from_numpy(labels)})
+            self._found[sample.id] = made
+
+    def view(self, sample_id: str, rng: np.random.Generator) -> dict[str, Tensor]:
+        """`features` (C, h, w) float32 and `labels` (crop, crop) uint8 of one view."""
+        return self._found[sample_id][int(rng.integers(self.views))]
+
+
+class CachedPairDataset:
+    """Stage 2, cached: stored features of a whole, unchanged base image, and features of a novel image: a
+    view of it, or, without `views`, stored ones too. Views and stored images are squares of one size.
+    """
+
+    def __init__(self, *, pairing: Pairing, images: WholeImages, views: SupportViews | None = None) -> None:
+        self.pairing, self.images, self.views = pairing, images, views
 
     def __len__(self) -> int:
         return len(self.pairing)
 
     def item_of(self, epoch: int, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """`features` (2, C, h, w) float32 and `labels` (2, size, size) uint8, novel image first."""
-        pair = self.pairing.pair(epoch, index, rng)
-        labels = [
-            self.images.labels(one, novel=novel) for one, novel in zip(pair, (True, False), strict=True)
-        ]
-        return {
-            "features": torch.stack([self.images.features(one) for one in pair]),
-            "labels": torch.from_numpy(np.stack(labels)),
-        }
+        novel_id, base_id = self.pairing.pair(epoch, index, rng)
+        novel = self._whole(novel_id, novel=True) if self.views is None else self.views.view(novel_id, rng)
+        base = self._whole(base_id, novel=False)
+        return {name: torch.stack([novel[name], base[name]]) for name in ("features", "labels")}
+
+    def _whole(self, sample_id: str, *, novel: bool) -> dict[str, Tensor]:
+        labels = self.images.labels(sample_id, novel=novel)
+        return {"features": self.images.features(sample_id), "labels": torch.from_numpy(labels)}

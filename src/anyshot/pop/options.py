@@ -136,6 +136,13 @@ class NovelUpdate(StageOptions, Geometry, LargeObjects):
         description="`exact` encodes freshly scaled, mirrored and cropped images; `cached` takes features of"
         " the unchanged images from the stage `features`: much faster, not the published training",
     )
+    support_views: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="`cached`: so many scaled, mirrored and cropped views of every support image are encoded"
+        " at the start and take the place of its stored features; `crop` is `features.size` then; 0 = none",
+    )
     orthogonality_weight: float = Field(10.0, ge=0, description="weight of the prototypes' mean |cosine|")
     replay: Literal["voc", "coco"] = Field(
         "voc",

@@ -97,6 +97,12 @@ class Pop(Options):
         check_draws(self.shots, self.support_seeds)
         if "pop" not in self.methods:
             raise ValueError(f"`methods` lists {self.methods}: `pop` must be among them")
+        update = self.novel_update
+        if update.mode == "cached" and update.support_views and update.crop != self.features.size:
+            raise ValueError(
+                f"`novel_update.crop` is {update.crop}, `features.size` {self.features.size}: with"
+                " `support_views` they must be equal, because views and stored images share a batch"
+            )
         return self
 
     def every_split(self) -> list[str]:

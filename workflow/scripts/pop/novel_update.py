@@ -12,7 +12,14 @@ from anyshot.engine.model_folder import model_card
 from anyshot.engine.stores import Store
 from anyshot.job import Job, run
 from anyshot.pop.artifacts import Supports, load_base, read_samples, read_supports, read_tables
-from anyshot.pop.datasets import Augmented, CachedPairDataset, PairDataset, Pairing, WholeImages
+from anyshot.pop.datasets import (
+    Augmented,
+    CachedPairDataset,
+    PairDataset,
+    Pairing,
+    SupportViews,
+    WholeImages,
+)
 from anyshot.pop.heads import HEAD_NETWORK, OnFrozen, head_options
 from anyshot.pop.index import PixelIndex
 from anyshot.pop.networks import PopNet
@@ -62,6 +69,20 @@ def facts_of(job: Job[NovelUpdate], given: Inputs) -> dict[str, object]:
     }
 
 
+def views_of(job: Job[NovelUpdate], given: Inputs, augmented: Augmented) -> SupportViews | None:
+    """Views of the support images, where the options want them."""
+    if not job.options.support_views:
+        return None
+    ids = sorted({one for found in given.supports.images.values() for one in found})
+    return SupportViews(
+        supports=[given.images.samples[one] for one in job.progress(ids)],
+        augmented=augmented,
+        views=job.options.support_views,
+        encode=given.images.encode,
+        seed=job.seed,
+    )
+
+
 def train(job: Job[NovelUpdate], given: Inputs) -> None:
     """Train a head on the frozen features of augmented or of stored images."""
     options, images = job.options, given.images
@@ -74,6 +95,7 @@ def train(job: Job[NovelUpdate], given: Inputs) -> None:
         replay=options.replay,
     )
     cached = images.store is not None
+    augmented = Augmented(tables=images.tables, options=options, mean=images.mean, std=images.std)
     fit(
         job,
         OnFrozen(head=head, encoder=None if cached else given.base.decoder),
@@ -85,12 +107,9 @@ def train(job: Job[NovelUpdate], given: Inputs) -> None:
         mean=images.mean,
         std=images.std,
         dataset=(
-            CachedPairDataset(pairing=pairing, images=images)
+            CachedPairDataset(pairing=pairing, images=images, views=views_of(job, given, augmented))
             if cached
-            else PairDataset(
-                pairing=pairing, samples=images.samples,
-                augmented=Augmented(tables=images.tables, options=options, mean=images.mean, std=images.std),
-            )
+            else PairDataset(pairing=pairing, samples=images.samples, augmented=augmented)
         ),
         loss=update_loss(head, options),
         parameter_groups=[{"params": [one for one in head.parameters() if one.requires_grad]}],
