@@ -1,0 +1,74 @@
+"""The committed table of a finished RAML or POP run: scores per split and mean, seconds and memory per stage.
+
+    python benchmarks/few_shot_table.py results/bench/raml_camvid320 --config config/bench/raml_camvid320.yaml
+    python benchmarks/few_shot_table.py results/bench/pop_voc256 --config config/bench/pop_voc256.yaml
+
+Reads miou.json and the workflow's benchmark files; the last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from run_tables import print_origin, print_stages, read_json, stage_rows
+
+OLD = {"raml": "old", "pop": "base"}
+Key = tuple[str, int]  # variant, shots
+
+
+def cell(mean: float | None, spread: float | None) -> str:
+    if mean is None:
+        return "-"
+    return f"{100 * mean:.2f}" + ("" if spread is None else f" ± {100 * spread:.2f}")
+
+
+def print_scores(contents: dict[str, dict[str, Any]], old: str) -> dict[str, Any]:
+    columns = ("all", old, "novel", "harmonic")
+    found: dict[Key, list[dict[str, Any]]] = defaultdict(list)
+    print("| split | variant | shots | " + " | ".join(columns) + " |")
+    print("|---" * (3 + len(columns)) + "|")
+    for split, content in contents.items():
+        for entry in content["variants"]:
+            spread = entry["spread"] or {}
+            cells = [cell(entry["mean"].get(name), spread.get(name)) for name in columns]
+            print(f"| {split} | {entry['variant']} | {entry['shots'] or '-'} | " + " | ".join(cells) + " |")
+            found[entry["variant"], entry["shots"]].append(entry["mean"])
+    means: dict[str, Any] = {}
+    for (variant, shots), rows in found.items():
+        given = {name: [row[name] for row in rows if row.get(name) is not None] for name in columns}
+        mean = {name: statistics.mean(values) if values else None for name, values in given.items()}
+        print(
+            f"| **mean** | {variant} | {shots or '-'} | "
+            + " | ".join(f"**{cell(value, None)}**" for value in mean.values())
+            + " |"
+        )
+        means[f"{variant} {shots}"] = mean
+    return means
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--config", type=Path, required=True)
+    arguments = parser.parse_args()
+    paths = sorted(arguments.results.glob("*/*/miou.json"))
+    contents = {path.parent.name: read_json(path) for path in paths}
+    first = next(iter(contents.values()))
+    system = first["system"]
+    print_origin(first, config=arguments.config, target=f"{system}_all")
+    print("Mean ± sample standard deviation over the draws of support images, %.\n")
+    means = print_scores(contents, OLD[system])
+    print()
+    total = print_stages(stage_rows(arguments.results, system))
+    print("\n" + json.dumps({"mean": means, "job_seconds": total, "splits": list(contents)}))
+
+
+if __name__ == "__main__":
+    main()
