@@ -15,11 +15,9 @@ full form, the head is not 30 times faster or a result differs.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import multiprocessing
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 import torch.nn.functional as F
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from measuring import measured, use_threads
 from torch import Tensor
 
 from anyshot.ops.upsampled import upsampled_argmax, upsampled_cross_entropy
@@ -127,31 +125,14 @@ ITEMS = {
 }
 
 
-def _mib(key: str) -> float:
-    """Memory of this process in MiB by Linux's own account: VmHWM is its peak, VmRSS what it holds now."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key + ":")) / 2**10
-
-
 def _one_way(name: str, by_plain: bool, small: bool, threads: int) -> tuple[float, float, list[Tensor]]:
     """Seconds of the fastest run, peak MiB of the first, and the result."""
-    torch.set_num_threads(threads)
-    threadpool_limits(threads)
+    use_threads(threads)
     item = ITEMS[name]
     way = item.plain if by_plain else item.fast
     way(*item.data(True))  # libraries load and set up their workspaces at the first call
     data = item.data(small)
-    with contextlib.suppress(OSError):  # forget the peak of the imports, where the system allows it
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    before = _mib("VmRSS")
-    best, peak = float("inf"), 0.0
-    for run in range(1 if by_plain else 5):
-        begin = time.perf_counter()
-        result = way(*data)
-        best = min(best, time.perf_counter() - begin)
-        if run == 0:
-            peak = _mib("VmHWM") - before
-    return best, peak, result
+    return measured(lambda: way(*data), runs=1 if by_plain else 5)
 
 
 def one_way(name: str, by_plain: bool, small: bool, threads: int) -> tuple[float, float, list[Tensor]]:

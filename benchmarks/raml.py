@@ -14,11 +14,9 @@ last line is JSON. Exit status 1 when, in the full form, item 1 does not take 10
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import multiprocessing
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import cv2
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from measuring import measured, use_threads
 from torch import Tensor
 
 from anyshot.ops.drop_block import keep_masks, pool_by_class
@@ -161,30 +159,14 @@ ITEMS = {
 }  # fmt: skip
 
 
-def _mib(key: str) -> float:
-    """Memory of this process in MiB by Linux's own account: VmHWM is its peak, VmRSS what it holds now."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key + ":")) / 2**10
-
-
 def _one_way(number: int, plain: bool, small: bool, threads: int) -> tuple[float, float, list[np.ndarray]]:
     """Seconds of the fastest run, peak MiB of the first, and the result."""
-    torch.set_num_threads(threads)
-    threadpool_limits(threads)
+    use_threads(threads)
     item = ITEMS[number]
     way = item.plain if plain else item.fast
     way(*item.data(True))  # libraries load and set up their workspaces at the first call
     data = item.data(small)
-    with contextlib.suppress(OSError):  # forget the peak of the imports, where the system allows it
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    before = _mib("VmRSS")
-    best, peak = float("inf"), 0.0
-    for run in range(1 if plain else 5):
-        begin = time.perf_counter()
-        result = way(*data)
-        best = min(best, time.perf_counter() - begin)
-        if run == 0:
-            peak = _mib("VmHWM") - before
+    best, peak, result = measured(lambda: way(*data), runs=1 if plain else 5)
     parts = result if isinstance(result, list) else [result]
     return best, peak, [np.asarray(part) for part in parts]
 

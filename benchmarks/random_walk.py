@@ -12,7 +12,6 @@ further than 2e-5 from the reference.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import multiprocessing
 import sys
@@ -26,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from measuring import measured, use_threads
 
 from anyshot.ops.affinity import affinity_planes
 from anyshot.ops.random_walk import Method, walk
@@ -37,12 +36,6 @@ RADIUS, BETA, LOGT = 5, 8.0, 8
 THREADS = 2
 REQUIRED_RATIO, ALLOWED_DIFFERENCE = 50.0, 2e-5
 METHODS: tuple[Method, ...] = ("chebyshev", "iterated")
-
-
-def use_threads(threads: int) -> None:
-    """Threads of torch and of NumPy's products, in this process."""
-    torch.set_num_threads(threads)
-    threadpool_limits(threads)
 
 
 def inputs(height: int, width: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -87,19 +80,9 @@ def timed(
     return best, result
 
 
-def _mib(key: str) -> float:
-    """Memory of this process in MiB by Linux's own account: VmHWM is its peak, VmRSS what it holds now."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key + ":")) / 2**10
-
-
 def _peak_of(name: str, data: tuple[np.ndarray, np.ndarray], threads: int) -> float:
     use_threads(threads)
-    with contextlib.suppress(OSError):  # forget the peak of the imports, where the system allows it
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    before = _mib("VmRSS")
-    WAYS[name](*data)
-    return _mib("VmHWM") - before
+    return measured(lambda: WAYS[name](*data), runs=1)[1]
 
 
 def peak_mib(name: str, data: tuple[np.ndarray, np.ndarray], threads: int) -> float:
