@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from anyshot.data.classes import ClassTable
 from anyshot.data.split_tables import SplitTables
 from anyshot.errors import ArtifactError, ConfigError, DataError
-from anyshot.raml.bank import describe_support, novel_class, quarter_mask, selected_channels
+from anyshot.raml.bank import Support, describe_support, novel_class, quarter_mask, selected_channels
 from anyshot.raml.evaluation import merge_counts, scored_variants
 from anyshot.raml.inference import closed_prediction, decide, fuse, nearest_prototype
 from anyshot.raml.networks import MetricNet, OpenMaps, OpenNet, build_metric_net, build_open_net
@@ -122,6 +122,18 @@ def test_the_selection_is_one_for_all_classes(model: MetricNet) -> None:
     for ratio, expected in ((0.0, first.hits[0] > 0), (1.0, torch.zeros(3, dtype=torch.bool))):
         assert (selected_channels([first, first], ratio, 3) == expected).all()
     assert support.embedding.norm().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_class_without_a_channel_takes_the_best_on_demand() -> None:
+    given = {"embedding": torch.ones(2), "logits": torch.ones(2)}
+    supports = [Support(hits=torch.tensor(row), **given) for row in ([0.10, 0.05, 0.0], [0.0, 0.12, 0.0])]
+    dark = novel_class(7, "a", ["x", "y"], supports)
+    assert dark.channels(0.15).tolist() == [False, False, False]
+    assert dark.channels(0.15, best=True).tolist() == [False, True, False]
+    assert dark.channels(0.11, best=True).tolist() == dark.channels(0.11).tolist() == [False, True, False]
+    assert selected_channels([dark], 0.15, 3, best=True).tolist() == [False, True, False]
+    unlit = novel_class(8, "b", ["x"], [Support(hits=torch.zeros(3), **given)])
+    assert not unlit.channels(0.15, best=True).any()
 
 
 def test_scores_of_a_hand_made_matrix() -> None:

@@ -56,9 +56,15 @@ class NovelClass:
         """Mean of the supports' mean embeddings of DMLNet (K,)."""
         return self.logits.mean(dim=0)
 
-    def channels(self, ratio: float) -> Tensor:
-        """Meta channels that cover more than `ratio` of a support's mask, bool (M,)."""
-        return (self.hits > ratio).any(dim=0)
+    def channels(self, ratio: float, *, best: bool = False) -> Tensor:
+        """Meta channels that cover more than `ratio` of a support's mask, bool (M,).
+
+        best: where none does, the one that covers most of the masks, if any covers something (ours).
+        """
+        chosen = (self.hits > ratio).any(dim=0)
+        if best and not chosen.any() and self.hits.any():
+            chosen[self.hits.mean(dim=0).argmax()] = True
+        return chosen
 
 
 def quarter_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -114,11 +120,16 @@ def novel_class(class_id: int, name: str, ids: Sequence[str], supports: Sequence
     )
 
 
-def selected_channels(classes: Sequence[NovelClass], ratio: float, meta: int) -> Tensor:
-    """Meta channels that any class lights up, bool (M,): one selection for all classes (raml.md 2.5)."""
+def selected_channels(
+    classes: Sequence[NovelClass], ratio: float, meta: int, *, best: bool = False
+) -> Tensor:
+    """Meta channels that any class lights up, bool (M,): one selection for all classes (raml.md 2.5).
+
+    `best` as in `NovelClass.channels`.
+    """
     chosen = torch.zeros(meta, dtype=torch.bool)
     for one in classes:
-        chosen |= one.channels(ratio)
+        chosen |= one.channels(ratio, best=best)
     return chosen
 
 

@@ -96,11 +96,14 @@ def decide(
     width: int,
     hit_ratio: float,
     options: OpenWorld,
+    best_channel: bool = False,
 ) -> Decisions:
-    """Propose and match the regions of one image of height x width px."""
+    """Propose and match the regions of one image of height x width px; `hit_ratio` and `best_channel` choose
+    the meta channels (`selected_channels`)."""
     device = maps.feature.device
     meta = maps.channels.shape[1] - maps.logits.shape[1]
-    regions = propose(maps, selected_channels(bank, hit_ratio, meta), height, width, options)
+    selected = selected_channels(bank, hit_ratio, meta, best=best_channel)
+    regions = propose(maps, selected, height, width, options)
     embeddings = model.embedding.unit(region_means(maps.feature[0], regions.labels, regions.count))
     prototypes = (
         torch.stack([one.prototype for one in bank]) if bank else embeddings.new_zeros(0, embeddings.shape[1])

@@ -152,6 +152,9 @@ class NovelBank(StageOptions):
     hit_ratio: float = Field(
         0.15, ge=0, le=1, description="kappa: a channel is taken when it covers more than this of a mask"
     )
+    best_channel: bool = Field(
+        False, description="a class that no channel is taken for takes the one that covers most of its masks"
+    )
     shots: int = Field(5, ge=1, description="support images per class; filled in from the wildcard")
     support_seed: int = Field(0, ge=0, description="number of the random draw; filled in from the wildcard")
     dataset: OpenDataset = Field(default_factory=OpenDataset)

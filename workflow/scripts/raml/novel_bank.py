@@ -75,7 +75,8 @@ def main(job: Job[NovelBank]) -> None:
             path = save_class(
                 target.parent, found, split=options.dataset.split, classes_digest=tables.table.digest()
             )
-            selected = found.channels(options.hit_ratio).nonzero().flatten().tolist()
+            chosen = found.channels(options.hit_ratio, best=options.best_channel)
+            selected = chosen.nonzero().flatten().tolist()
             entries.append(
                 {"id": number, "name": novel[number], "supports": ids, "channels": selected,
                  "file": path.with_suffix(".safetensors").name}
@@ -86,6 +87,7 @@ def main(job: Job[NovelBank]) -> None:
         "shots": options.shots,
         "support_seed": options.support_seed,
         "hit_ratio": options.hit_ratio,
+        "best_channel": options.best_channel,
         "classes": entries,
         **job.provenance(),
     }

@@ -100,7 +100,7 @@ def main(job: Job[OpenWorld]) -> None:
             for number, (facts, bank) in enumerate(banks):
                 found = decide(
                     model, maps, bank, height=truth.shape[0], width=truth.shape[1],  # type: ignore[arg-type]
-                    hit_ratio=facts["hit_ratio"], options=options,
+                    hit_ratio=facts["hit_ratio"], best_channel=facts.get("best_channel", False), options=options,
                 )  # fmt: skip
                 results = {
                     "npm": nearest_prototype(maps, bank, closed, novel, threshold=options.npm_threshold),
@@ -114,7 +114,10 @@ def main(job: Job[OpenWorld]) -> None:
                     rows += region_rows(sample.id, found, tables)
                     if sample.id in kept:
                         meta = maps.channels.shape[1] - maps.logits.shape[1]
-                        proposal = proposal_map(maps, selected_channels(bank, facts["hit_ratio"], meta))
+                        chosen = selected_channels(
+                            bank, facts["hit_ratio"], meta, best=facts.get("best_channel", False)
+                        )
+                        proposal = proposal_map(maps, chosen)
                         add_shown(
                             pictures, sample.id, proposal, tables.eval_to_id[closed], found.regions.labels
                         )
