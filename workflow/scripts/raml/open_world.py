@@ -100,7 +100,8 @@ def main(job: Job[OpenWorld]) -> None:
             for number, (facts, bank) in enumerate(banks):
                 found = decide(
                     model, maps, bank, height=truth.shape[0], width=truth.shape[1],  # type: ignore[arg-type]
-                    hit_ratio=facts["hit_ratio"], best_channel=facts.get("best_channel", False), options=options,
+                    hit_ratio=facts["hit_ratio"], best_channel=facts.get("best_channel", False),
+                    options=options,
                 )  # fmt: skip
                 results = {
                     "npm": nearest_prototype(maps, bank, closed, novel, threshold=options.npm_threshold),
