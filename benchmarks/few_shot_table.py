@@ -17,7 +17,7 @@ from typing import Any
 
 from run_tables import print_origin, print_stages, read_json, stage_rows
 
-OLD = {"raml": "old", "pop": "base"}
+OLD = {"raml": "old", "pop": "base"}  # what the paper calls the classes that are not novel
 Key = tuple[str, int]  # variant, shots
 
 
@@ -28,9 +28,9 @@ def cell(mean: float | None, spread: float | None) -> str:
 
 
 def print_scores(contents: dict[str, dict[str, Any]], old: str) -> dict[str, Any]:
-    columns = ("all", old, "novel", "harmonic")
+    columns = ("all", "base", "novel", "harmonic")  # as `miou.json` names them
     found: dict[Key, list[dict[str, Any]]] = defaultdict(list)
-    print("| split | variant | shots | " + " | ".join(columns) + " |")
+    print("| split | variant | shots | " + " | ".join(columns).replace("base", old) + " |")
     print("|---" * (3 + len(columns)) + "|")
     for split, content in contents.items():
         for entry in content["variants"]:
