@@ -281,3 +281,20 @@ def test_leftovers_go_when_the_job_is_done(tmp_path: Path) -> None:
 
 def test_durations_for_people() -> None:
     assert [duration(s) for s in (0.4, 59.4, 185, 7800)] == ["0 s", "59 s", "3:05 min", "2:10 h"]
+
+
+LIGHT = (
+    "data/download", "data/prepare", "pop/evaluate", "pop/index", "pop/support", "raml/evaluate",
+    "raml/split", "retab/split",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", LIGHT)
+def test_stages_without_a_network_do_not_wait_for_torch(repository: Path, stage: str) -> None:
+    """It takes seconds to load, and there is a job of `pop_support` for every split, shot and draw."""
+    script = repository / "workflow" / "scripts" / f"{stage}.py"
+    command = [sys.executable, "-X", "importtime", str(script), "--help"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=repository).stderr
+    loaded = {line.rsplit("|", 1)[-1].strip() for line in found.splitlines() if "import time" in line}
+    assert "anyshot.job" in loaded
+    assert "torch" not in loaded

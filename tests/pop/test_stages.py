@@ -17,7 +17,8 @@ from anyshot.engine.label_maps import LabelMaps
 from anyshot.engine.stores import Store
 from anyshot.errors import ArtifactError, ConfigError, DataError, WeightsError
 from anyshot.pop import options as stages
-from anyshot.pop.artifacts import load_base, load_head, read_tables
+from anyshot.pop.artifacts import load_base, load_head
+from anyshot.pop.tables import read_tables
 from tests.shapes import ADAM, BACKBONE, NOVEL, SIDE, TABLE, ShapesRun
 
 FEW = {"optimiser": "sgd", "batch_size": 2, "learning_rate": 0.02, "workers": 0, "gradient_clip": 5.0}

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from anyshot.data.split_tables import read_tables
 from anyshot.engine.label_maps import LabelMaps
 from anyshot.errors import ArtifactError, DataError, WeightsError
 from anyshot.raml import options as stages
-from anyshot.raml.artifacts import load_network, read_tables
+from anyshot.raml.artifacts import load_network
 from anyshot.raml.bank import load_bank, load_class, save_class
 from tests.shapes import ADAM, BACKBONE, NOVEL, SIDE, TABLE, ShapesRun
 

@@ -129,3 +129,8 @@ def shown_ids(samples: Sequence[Sample], novel: Collection[int], count: int) -> 
     """Ids of the first `count` images that show a novel class (data set ids), of any when none does."""
     with_novel = [sample for sample in samples if set(novel) & set(sample.labels)]
     return {sample.id for sample in (with_novel or samples)[:count]}
+
+
+def read_samples(manifest: Path, subsets: Sequence[str]) -> list[Sample]:
+    """Samples of the subsets, in manifest order."""
+    return Manifest.read(manifest).samples(subsets)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -206,3 +207,15 @@ def _check_unseen(table: ClassTable, unseen: tuple[int, ...]) -> None:
 def _read_only(array: A) -> A:
     array.setflags(write=False)
     return array
+
+
+def read_tables(path: Path, classes: Path) -> SplitTables:
+    """The tables of `split.json`; ArtifactError when they were made for another class table."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        tables = SplitTables.from_json(content["tables"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path} is no split ({error!r}): run raml_split again") from None
+    if tables.table.digest() != ClassTable.read(classes).digest():
+        raise ArtifactError(f"{path} was made for another class table than {classes}: run raml_split again")
+    return tables

@@ -1,34 +1,20 @@
-"""What POP's stages read: the fold's classes, the samples, supports, and networks of this very fold."""
+"""What POP's stages read beside classes and samples: supports, and networks of this very fold."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from anyshot.data.classes import ClassTable
-from anyshot.data.manifest import Manifest, Sample
 from anyshot.engine import fitting
 from anyshot.engine.checkpoints import load_into, load_weights
 from anyshot.errors import ArtifactError, WeightsError
 from anyshot.pop.head import PrototypeHead
 from anyshot.pop.heads import HEAD_NETWORK, CosineHead, OnFrozen, build_head
 from anyshot.pop.networks import NETWORK, PopNet, build_pop_net
-from anyshot.pop.options import FoldDataset
 from anyshot.pop.tables import FoldTables
-
-
-def read_tables(classes: Path, dataset: FoldDataset) -> FoldTables:
-    """The fold's classes. Raises ConfigError for a novel class that the data set does not have."""
-    return FoldTables.make(ClassTable.read(classes), novel=dataset.novel)
-
-
-def read_samples(manifest: Path, subsets: Sequence[str]) -> list[Sample]:
-    """Samples of the subsets, in manifest order."""
-    return Manifest.read(manifest).samples(subsets)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from anyshot.data.classes import IGNORE_8_BIT, ClassTable
 from anyshot.errors import ArtifactError, ConfigError, DataError
+from anyshot.pop.options import FoldDataset
 
 IGNORE: Final = 255  # in every map, whatever the masks' own ignore value
 MOST_CLASSES: Final = 255  # indices are uint8, and 255 is taken
@@ -218,3 +220,8 @@ def _check(table: ClassTable, novel_ids: tuple[int, ...]) -> None:
 def _read_only(array: Any) -> Any:
     array.setflags(write=False)
     return array
+
+
+def read_tables(classes: Path, dataset: FoldDataset) -> FoldTables:
+    """The fold's classes. Raises ConfigError for a novel class that the data set does not have."""
+    return FoldTables.make(ClassTable.read(classes), novel=dataset.novel)

@@ -2,16 +2,17 @@
 
 from torch import Tensor, nn
 
+from anyshot.data.manifest import read_samples
 from anyshot.engine.fitting import fit
 from anyshot.engine.train import all_reduce_sum
 from anyshot.job import Job, run
 from anyshot.ops.projections import orthogonality
 from anyshot.ops.upsampled import upsampled_cross_entropy
-from anyshot.pop.artifacts import read_samples, read_tables
 from anyshot.pop.datasets import Augmented, BaseDataset
 from anyshot.pop.index import PixelIndex
 from anyshot.pop.networks import NETWORK, build_pop_net, parameter_groups
 from anyshot.pop.options import Base
+from anyshot.pop.tables import read_tables
 
 
 def main(job: Job[Base]) -> None:

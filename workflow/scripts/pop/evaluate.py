@@ -5,11 +5,11 @@ import json
 from anyshot.engine import draws
 from anyshot.engine.artifacts import made_by, write_json
 from anyshot.job import Job, run
-from anyshot.pop.artifacts import read_tables
 from anyshot.pop.evaluation import PROTOCOLS
 from anyshot.pop.options import Evaluate
 from anyshot.pop.reference import reference
 from anyshot.pop.scores import merge_counts, scored_methods
+from anyshot.pop.tables import read_tables
 
 
 def main(job: Job[Evaluate]) -> None:

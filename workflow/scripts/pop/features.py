@@ -3,12 +3,14 @@
 import torch
 
 from anyshot.data.images import read_image
+from anyshot.data.manifest import read_samples
 from anyshot.engine.stores import StoreWriter
 from anyshot.job import Job, run
-from anyshot.pop.artifacts import load_base, read_samples, read_tables
+from anyshot.pop.artifacts import load_base
 from anyshot.pop.datasets import whole_image
 from anyshot.pop.index import PixelIndex
 from anyshot.pop.options import Features
+from anyshot.pop.tables import read_tables
 
 BATCH = 8  # images
 

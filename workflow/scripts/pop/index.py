@@ -1,8 +1,8 @@
 """Count the pixels of every class in every training image, once for all splits (pop.md 1.4, 5.3)."""
 
 from anyshot.data.classes import ClassTable
+from anyshot.data.manifest import read_samples
 from anyshot.job import Job, run
-from anyshot.pop.artifacts import read_samples
 from anyshot.pop.index import PixelIndex
 from anyshot.pop.options import Index
 

@@ -3,15 +3,15 @@
 import dataclasses
 
 import numpy as np
-import torch
 
+from anyshot.data.manifest import read_samples
 from anyshot.engine.artifacts import write_text
 from anyshot.engine.checkpoints import save_weights
 from anyshot.engine.fitting import fit
 from anyshot.engine.model_folder import model_card
 from anyshot.engine.stores import Store
 from anyshot.job import Job, run
-from anyshot.pop.artifacts import Supports, load_base, read_samples, read_supports, read_tables
+from anyshot.pop.artifacts import Supports, load_base, read_supports
 from anyshot.pop.datasets import (
     Augmented,
     CachedPairDataset,
@@ -25,6 +25,7 @@ from anyshot.pop.index import PixelIndex
 from anyshot.pop.networks import PopNet
 from anyshot.pop.options import NovelUpdate
 from anyshot.pop.selection import draw_base
+from anyshot.pop.tables import read_tables
 from anyshot.pop.update import averaged_head, trained_head, update_loss
 
 
@@ -123,17 +124,13 @@ def main(job: Job[NovelUpdate]) -> None:
     tables = read_tables(job.input("classes"), options.dataset)
     base, card = load_base(job.input("base"), tables=tables, split=options.dataset.split)
     base.to(job.device)
-
-    def encode(square: torch.Tensor) -> torch.Tensor:
-        return base.features(square.to(job.device))
-
     given = Inputs(
         base=base,
         images=WholeImages(
             samples={one.id: one for one in read_samples(job.input("manifest"), options.dataset.subsets)},
             tables=tables,
             store=Store(job.inputs("features")) if job.has_input("features") else None,
-            encode=encode,
+            encode=lambda square: base.features(square.to(job.device)),
             size=options.crop,
             mean=card["input"]["mean"],
             std=card["input"]["std"],

@@ -12,19 +12,19 @@ import torch
 from torch import nn
 
 from anyshot.data.images import read_image, read_mask
-from anyshot.data.manifest import shown_ids
+from anyshot.data.manifest import read_samples, shown_ids
 from anyshot.engine.artifacts import write_json
 from anyshot.engine.label_maps import LabelMapWriter
 from anyshot.engine.stores import StoreWriter
 from anyshot.job import Job, run
 from anyshot.ops.metrics import confusion_counts
-from anyshot.pop.artifacts import load_base, load_head, read_samples, read_tables
+from anyshot.pop.artifacts import load_base, load_head
 from anyshot.pop.datasets import mask_of, whole_image
 from anyshot.pop.head import PrototypeHead
 from anyshot.pop.inference import decide
 from anyshot.pop.options import Predict
 from anyshot.pop.scores import prototype_cosines
-from anyshot.pop.tables import FoldTables
+from anyshot.pop.tables import FoldTables, read_tables
 
 Head = tuple[str, int, int]  # method, shots, support seed
 BASE: Head = ("base", 0, 0)

@@ -5,10 +5,10 @@ from pathlib import Path
 from anyshot.engine.artifacts import write_json
 from anyshot.errors import DataError
 from anyshot.job import Job, run
-from anyshot.pop.artifacts import read_tables
 from anyshot.pop.index import PixelIndex
 from anyshot.pop.options import Support
 from anyshot.pop.selection import check_supports, few_shot, list_digest, parse_list, repeats
+from anyshot.pop.tables import read_tables
 
 
 def given_list(folder: str, options: Support) -> Path:

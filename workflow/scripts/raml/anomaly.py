@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anyshot.data.images import read_image, read_mask
+from anyshot.data.manifest import read_samples
+from anyshot.data.split_tables import read_tables
 from anyshot.data.transforms import normalise
 from anyshot.engine.artifacts import write_json
 from anyshot.errors import DataError
@@ -22,7 +24,7 @@ from anyshot.ops.anomaly import (
 )
 from anyshot.ops.anomaly_metrics import AnomalyTally
 from anyshot.ops.regions import match_regions, region_means
-from anyshot.raml.artifacts import load_network, read_samples, read_tables
+from anyshot.raml.artifacts import load_network
 from anyshot.raml.bank import DMLNET_SCALE
 from anyshot.raml.networks import MetricNet, OpenMaps
 from anyshot.raml.options import Anomaly

@@ -2,10 +2,10 @@
 
 import json
 
+from anyshot.data.split_tables import read_tables
 from anyshot.engine import draws
 from anyshot.engine.artifacts import made_by, write_json
 from anyshot.job import Job, run
-from anyshot.raml.artifacts import read_tables
 from anyshot.raml.evaluation import PROTOCOL, merge_counts, scored_variants
 from anyshot.raml.options import Evaluate
 from anyshot.raml.reference import reference

@@ -5,11 +5,13 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from anyshot.data.manifest import read_samples
+from anyshot.data.split_tables import read_tables
 from anyshot.engine.fitting import fit
 from anyshot.engine.train import all_reduce_sum
 from anyshot.job import Job, run
 from anyshot.ops.losses import pixel_cross_entropy
-from anyshot.raml.artifacts import load_network, read_samples, read_tables
+from anyshot.raml.artifacts import load_network
 from anyshot.raml.datasets import ClosedSetDataset
 from anyshot.raml.meta_losses import inter_loss, known_loss, reconstruction_loss, split_loss
 from anyshot.raml.networks import build_open_net, parameter_groups

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anyshot.data.images import read_image, read_mask
-from anyshot.data.manifest import Sample
-from anyshot.data.split_tables import SplitTables
+from anyshot.data.manifest import Sample, read_samples
+from anyshot.data.split_tables import SplitTables, read_tables
 from anyshot.data.transforms import normalise
 from anyshot.engine.fitting import fit
 from anyshot.job import Job, run
 from anyshot.ops.circle_loss import circle_loss
 from anyshot.ops.drop_block import keep_masks, pool_by_class
 from anyshot.ops.regions import masked_mean
-from anyshot.raml.artifacts import load_network, read_samples, read_tables
+from anyshot.raml.artifacts import load_network
 from anyshot.raml.bank import quarter_mask
 from anyshot.raml.datasets import ClosedSetDataset
 from anyshot.raml.networks import MetricNet, build_metric_net, parameter_groups

@@ -3,13 +3,14 @@
 import torch
 
 from anyshot.data.images import read_image, read_mask
-from anyshot.data.manifest import Sample
+from anyshot.data.manifest import Sample, read_samples
+from anyshot.data.split_tables import read_tables
 from anyshot.data.supports import class_areas, largest_supports, listed_supports, random_supports
 from anyshot.data.transforms import normalise
 from anyshot.engine.artifacts import write_json
 from anyshot.errors import DataError
 from anyshot.job import Job, run
-from anyshot.raml.artifacts import load_network, read_samples, read_tables
+from anyshot.raml.artifacts import load_network
 from anyshot.raml.bank import describe_support, novel_class, save_class
 from anyshot.raml.options import NovelBank
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from anyshot.data.images import read_image, read_mask
-from anyshot.data.manifest import shown_ids
-from anyshot.data.split_tables import SplitTables
+from anyshot.data.manifest import read_samples, shown_ids
+from anyshot.data.split_tables import SplitTables, read_tables
 from anyshot.data.transforms import normalise
 from anyshot.engine.artifacts import write_json, write_text
 from anyshot.engine.label_maps import LabelMapWriter
@@ -25,7 +25,7 @@ from anyshot.engine.stores import StoreWriter
 from anyshot.errors import DataError
 from anyshot.job import Job, run
 from anyshot.ops.metrics import confusion_counts
-from anyshot.raml.artifacts import load_network, read_samples, read_tables
+from anyshot.raml.artifacts import load_network
 from anyshot.raml.bank import load_bank, selected_channels
 from anyshot.raml.inference import Decisions, closed_prediction, decide, fuse, nearest_prototype
 from anyshot.raml.options import OpenWorld
