@@ -35,7 +35,7 @@ def stop(folder: Path) -> str:
     return str(raised.value)
 
 
-@pytest.mark.parametrize("reader", ["voc", "folder", "imagenet"])
+@pytest.mark.parametrize("reader", ["voc", "folder", "imagenet", "coco_stuff10k", "ade20k"])
 def test_missing_root_is_named(tmp_path: Path, reader: str) -> None:
     source = {"reader": reader, "root": str(tmp_path / "no such folder")}
     with pytest.raises(DataError, match=r"no such folder does not exist"):
@@ -173,6 +173,6 @@ def test_options_name_unknown_keys_and_readers() -> None:
     with pytest.raises(ValueError, match="rooot"):
         Prepare.model_validate({"name": "x", "source": {"reader": "voc", "root": "a", "rooot": "b"}})
     with pytest.raises(ValueError, match="'voc', 'folder', 'imagenet', 'scenes'"):
-        Prepare.model_validate({"name": "x", "source": {"reader": "ade20k", "root": "a"}})
+        Prepare.model_validate({"name": "x", "source": {"reader": "pascal_context", "root": "a"}})
     same = Prepare(name="x", source=ScenesData(train=3))
     assert Prepare.parse(same.canonical()) == same

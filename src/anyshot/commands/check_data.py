@@ -40,6 +40,12 @@ val/, valannot/, test/, testannot/. Set `root` to that folder.""",
     "coco": """\
 COCO 2014 (19 GB, cocodataset.org): train2014.zip, val2014.zip and annotations_trainval2014.zip, unpacked into
 one folder. Set `root` to the folder with train2014/, val2014/ and annotations/.""",
+    "coco_stuff10k": """\
+COCO-Stuff-10K (2 GB, github.com/nightrome/cocostuff10k): cocostuff-10k-v1.1.zip, unpacked. Set `root` to the
+folder with images/, annotations/ and imageLists/.""",
+    "ade20k": """\
+ADE20K (1 GB, sceneparsing.csail.mit.edu): ADEChallengeData2016.zip, unpacked. Set `root` to the folder with
+images/ and annotations/.""",
     "imagenet": """\
 ImageNet-like folders: <root>/<wnid>/*.JPEG, optionally names.csv (wnid,name). ImageNet itself needs an
 account at https://image-net.org/download.php .""",

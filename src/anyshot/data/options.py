@@ -142,8 +142,36 @@ class CocoData(DataSource):
         return self
 
 
+class CocoStuff10kData(DataSource):
+    """COCO-Stuff-10K, 171 classes: the archive (the prepare stage converts its masks), or converted masks."""
+
+    reader: Literal["coco_stuff10k"] = "coco_stuff10k"
+    root: str = Field(
+        description="folder with images/, annotations/*.mat and imageLists/, or with images_detectron2/ and"
+        " annotations_detectron2/"
+    )
+
+
+class Ade20kData(DataSource):
+    """ADE20K as the scene parsing challenge published it (SceneParse150), 150 classes."""
+
+    reader: Literal["ade20k"] = "ade20k"
+    root: str = Field(
+        description="folder with images/ and annotations/ (or annotations_detectron2/), or the one above,"
+        " which holds ADEChallengeData2016/"
+    )
+
+
 DataOptions = Annotated[
-    VocData | FolderData | ImagenetData | ScenesData | CityscapesData | CamvidData | CocoData,
+    VocData
+    | FolderData
+    | ImagenetData
+    | ScenesData
+    | CityscapesData
+    | CamvidData
+    | CocoData
+    | CocoStuff10kData
+    | Ade20kData,
     Field(discriminator="reader"),
 ]
 

@@ -6,9 +6,10 @@ The checks run in processes of their own, one share of the samples each.
 from __future__ import annotations
 
 import hashlib
+import logging
 import multiprocessing
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,11 +21,14 @@ import numpy as np
 from anyshot.data.classes import ClassTable
 from anyshot.data.images import image_size, read_image, read_mask
 from anyshot.data.manifest import Manifest, Sample
-from anyshot.data.options import CocoData, DataSource, Prepare, ScenesData
+from anyshot.data.options import CocoData, CocoStuff10kData, DataSource, Prepare, ScenesData
 from anyshot.data.readers import DataSet, Problem
 from anyshot.data.readers import read as read_layout
 from anyshot.errors import DataError
 
+log: Final = logging.getLogger("anyshot")
+
+NO_LABELS: Final = "no labels"
 LISTED_IN_ERROR: Final = 10
 LISTED_IN_CARD: Final = 1000
 # Starting a process costs about as much as checking two hundred images.
@@ -54,8 +58,8 @@ def prepare(
 
     Args:
         options: name and source of the data set.
-        folder: where a generated data set (`scenes`) or drawn masks (`coco`) are written; not touched
-            otherwise.
+        folder: where a generated data set (`scenes`) or masks that are drawn or converted (`coco`,
+            `coco_stuff10k`) are written; not touched otherwise.
         threads: processes that check at the same time.
         progress: wraps the iterable of checks, given also their number.
 
@@ -66,28 +70,58 @@ def prepare(
         DataError: the layout is wrong, a subset is empty, or a sample is bad and `on_bad_sample` is `stop`;
             then the first ten problems are listed with counts by kind.
     """
-    if isinstance(options.source, ScenesData):
-        from anyshot.data.scenes import write_scenes
-
-        write_scenes(folder, options.source, threads=threads)
-    if isinstance(options.source, CocoData):
-        from anyshot.data.readers.coco import write_masks
-
-        write_masks(folder, options.source, threads=threads)
+    _write_generated(folder, options.source, threads=threads)
     data = read_layout(options.source.reader, options.source, folder=folder)
     if not data.samples:
-        raise DataError(f"{data.root}: the data set {options.name!r} has no images")
+        reasons = f"\n{describe(data.problems, name=options.name, images=0)}" if data.problems else ""
+        raise DataError(f"{data.root}: the data set {options.name!r} has no images{reasons}")
     checks = check_samples(data, decode=options.source.decode, threads=threads, progress=progress)
-    problems = [*data.problems, *(problem for check in checks.values() for problem in check.problems)]
+    found = [*data.problems, *(problem for check in checks.values() for problem in check.problems)]
+    void_only = _void_only(data, found)
+    problems = [problem for problem in found if problem.id not in void_only]
     if problems and options.source.on_bad_sample == "stop":
         raise DataError(describe(problems, name=options.name, images=len(data.samples)))
-    bad = {problem.id for problem in problems}
+    bad = {problem.id for problem in problems} | void_only
     kept = [
         replace(sample, labels=checks[sample.id].labels) for sample in data.samples if sample.id not in bad
     ]
-    _refuse_empty_subsets(data.samples, kept, problems, options.name)
+    _refuse_empty_subsets(data.samples, kept, found, options.name)
     manifest = Manifest(kept)
-    return manifest, data.table, make_card(options, data, manifest, checks, problems)
+    return manifest, data.table, make_card(options, data, manifest, checks, problems, void_only)
+
+
+def _write_generated(folder: Path, source: DataSource, *, threads: int) -> None:
+    """Write what a reader does not find in the data set itself: scenes, drawn or converted masks."""
+    if isinstance(source, ScenesData):
+        from anyshot.data.scenes import write_scenes
+
+        write_scenes(folder, source, threads=threads)
+    if isinstance(source, CocoData):
+        from anyshot.data.readers import coco
+
+        coco.write_masks(folder, source, threads=threads)
+    if isinstance(source, CocoStuff10kData):
+        from anyshot.data.readers import coco_stuff10k
+
+        coco_stuff10k.write_masks(folder, source, threads=threads)
+
+
+def _void_only(data: DataSet, problems: Sequence[Problem]) -> set[str]:
+    """Ids of images without any class that are left out, where the reader knows of such; logs which."""
+    if data.known_void is None:
+        return set()
+    otherwise_bad = {problem.id for problem in problems if problem.kind != NO_LABELS}
+    found = {problem.id for problem in problems if problem.kind == NO_LABELS} - otherwise_bad
+    listed = data.known_void & {sample.id for sample in data.samples} - otherwise_bad
+    if found:
+        log.info("left out, not one class of the table is in them: %s", ", ".join(sorted(found)))
+    if found != listed:
+        log.warning(
+            "images without any class are not those known of this data set: unknown %s; with classes %s",
+            ", ".join(sorted(found - listed)) or "none",
+            ", ".join(sorted(listed - found)) or "none",
+        )
+    return found
 
 
 def check_samples(
@@ -161,7 +195,7 @@ def check_sample(
     if not problems and not labels and table.background_id not in pixels:
         where = sample.mask or sample.image
         problems.append(
-            Problem(sample.id, "no labels", f"{where}: not one class of the table is in this image")
+            Problem(sample.id, NO_LABELS, f"{where}: not one class of the table is in this image")
         )
     return Check(sample.id, height, width, pixels, labels, tuple(problems))
 
@@ -216,8 +250,12 @@ def make_card(
     manifest: Manifest,
     checks: dict[str, Check],
     problems: Sequence[Problem],
+    void_only: Set[str],
 ) -> dict[str, Any]:
-    """What a person wants to know of a data set before using it; JSON types only."""
+    """What a person wants to know of a data set before using it; JSON types only.
+
+    `void_only` are the ids left out without being a problem: no class is in their masks.
+    """
     return {
         "name": options.name,
         "reader": options.source.reader,
@@ -226,9 +264,10 @@ def make_card(
         "images": len(manifest),
         "class_table": data.table.digest(),
         "subsets": {name: _subset_card(manifest.samples([name]), data, checks) for name in manifest.subsets},
+        "void_only": sorted(void_only),
         "problems": {
             "count": len(problems),
-            "dropped_samples": len(data.samples) - len(manifest),
+            "dropped_samples": len(data.samples) - len(manifest) - len(void_only),
             "kinds": dict(Counter(problem.kind for problem in problems)),
             "listed": [
                 {"id": problem.id, "kind": problem.kind, "message": problem.message}

@@ -17,14 +17,14 @@ from anyshot.data.manifest import Sample
 from anyshot.data.prepare import map_samples
 from anyshot.errors import ConfigError, DataError
 
-SCHEMES: Final = ("pascal_5i", "scenes_5i", "coco_20i")
+SCHEMES: Final = ("pascal_5i", "scenes_5i", "coco_20i", "coco_stuff_weak", "ade20k_weak", "scenes_weak")
 JOINT: Final = "joint"  # a split that every scheme has beside its folds: no class is novel
 
 MaskReader = Callable[[Path], NDArray[Any]]
 
 
 def split_names(scheme: str) -> list[str]:
-    """The names of a scheme's splits, in order: fold0, fold1, ... Raises ConfigError."""
+    """The names of a scheme's splits, in order: fold0, fold1, ... or split1, ... Raises ConfigError."""
     return list(_load(scheme))
 
 
@@ -45,17 +45,22 @@ def _load(scheme: str) -> dict[str, list[str]]:
 
 
 def checked_splits(content: dict[str, Any], scheme: str) -> dict[str, list[str]]:
-    """The splits of a split file, after its own asserted counts have been verified. Raises DataError."""
+    """The splits of a split file, after its own asserted counts have been verified.
+
+    The number of novel classes per split is asserted once where it is the same for all, else in a list. A
+    class counts once per split. Raises DataError.
+    """
     splits = cast(dict[str, list[str]], content["splits"])
     asserted = content["asserted"]
+    sizes = asserted["novel_classes_per_split"]
     found = {
         "splits": len(splits),
-        "novel_classes_per_split": sorted({len(names) for names in splits.values()}),
+        "novel_classes_per_split": [len(set(names)) for names in splits.values()],
         "distinct_novel_classes": len({name for names in splits.values() for name in names}),
     }
     expected = {
         "splits": asserted["splits"],
-        "novel_classes_per_split": [asserted["novel_classes_per_split"]],
+        "novel_classes_per_split": sizes if isinstance(sizes, list) else [sizes] * asserted["splits"],
         "distinct_novel_classes": asserted["distinct_novel_classes"],
     }
     if found != expected:

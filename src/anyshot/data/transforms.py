@@ -137,6 +137,35 @@ def _shift_hue(image: Array, shift: float) -> Array:
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
+def ssd_jitter(image: Array, rng: np.random.Generator) -> Array:
+    """Colours as SSD draws them, each step every other time, uint8 (simformer.md 3).
+
+    Brightness +- 32 grey levels; contrast factor 0.5 to 1.5, saturation likewise, hue +- 18 of 180, the
+    contrast before the two or after them.
+    """
+    if rng.random() < 0.5:
+        image = _scaled(image, 1.0, rng.uniform(-32, 32))
+    contrast_first = rng.random() < 0.5
+    if contrast_first and rng.random() < 0.5:
+        image = _scaled(image, rng.uniform(0.5, 1.5))
+    saturation = rng.uniform(0.5, 1.5) if rng.random() < 0.5 else 1.0
+    hue = int(rng.integers(-18, 19)) if rng.random() < 0.5 else 0
+    if saturation != 1.0 or hue:
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+        hsv[..., 1] = _scaled(hsv[..., 1], saturation)
+        hsv[..., 0] = (hsv[..., 0].astype(np.int16) + hue) % 180
+        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    if not contrast_first and rng.random() < 0.5:
+        image = _scaled(image, rng.uniform(0.5, 1.5))
+    return image
+
+
+def _scaled(values: Array, factor: float, shift: float = 0.0) -> Array:
+    """factor x values + shift, clipped to 0..255, uint8."""
+    table = np.clip(np.arange(256) * factor + shift, 0, 255).astype(np.uint8)
+    return cv2.LUT(np.ascontiguousarray(values), table)
+
+
 def draw_contour(mask: Array, *, width: int, ignore: int = 255) -> Array:
     """Mask with `ignore` painted on a contour of about `width` px along every change of label (retab.md
     P1)."""

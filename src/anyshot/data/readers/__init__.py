@@ -12,9 +12,11 @@ from anyshot.data.manifest import Sample
 from anyshot.data.options import DataSource
 from anyshot.errors import ConfigError, DataError
 
-READERS: Final = ("voc", "folder", "imagenet", "scenes", "cityscapes", "camvid", "coco")
+READERS: Final = (
+    "voc", "folder", "imagenet", "scenes", "cityscapes", "camvid", "coco", "coco_stuff10k", "ade20k"
+)  # fmt: skip
 # Their files, or a part of them, are made by the prepare stage and lie in its folder.
-GENERATED: Final = ("scenes", "coco")
+GENERATED: Final = ("scenes", "coco", "coco_stuff10k")
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 
 
@@ -34,6 +36,8 @@ class DataSet:
     The files are not opened yet. `labels_from_masks` says that the samples' labels are still to be read from
     their masks; `problems` are those a reader meets itself (a file without its partner, an unknown name).
     `void` are the mask values that mean ignored beside the table's own ignore value; none of them is a class.
+    Where `known_void` is given, images without any class of the table are no problem but left out, and these
+    are the ids of those that the published data is known to have.
     """
 
     samples: list[Sample]
@@ -42,6 +46,7 @@ class DataSet:
     labels_from_masks: bool = False
     problems: tuple[Problem, ...] = ()
     void: frozenset[int] = frozenset()
+    known_void: frozenset[str] | None = None
 
 
 def read(name: str, options: DataSource, *, folder: Path | None = None) -> DataSet:
