@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from anyshot.ops.metrics import Confusion, Roles, class_rows, means
 KEYS = ("all", "base", "novel", "harmonic")
 
 Scored = tuple[str, int, int]  # variant, shots, support seed; 0 and 0 for what knows no support image
+Measure = Callable[[Confusion, Roles], Mapping[str, float]]  # a protocol's means of a matrix
 
 
 def summed(parts: Sequence[Mapping[Scored, np.ndarray]], *, stage: str) -> dict[Scored, np.ndarray]:
@@ -28,13 +29,23 @@ def summed(parts: Sequence[Mapping[Scored, np.ndarray]], *, stage: str) -> dict[
     return totals
 
 
+def iou_means(confusion: Confusion, roles: Roles) -> Mapping[str, float]:
+    """all, base, novel and harmonic means of a matrix, over classes in truth or prediction."""
+    return means(confusion.iou(), roles)
+
+
 def scored_variants(
-    totals: Mapping[Scored, np.ndarray], classes: Sequence[tuple[int, str]], roles: Roles
+    totals: Mapping[Scored, np.ndarray],
+    classes: Sequence[tuple[int, str]],
+    roles: Roles,
+    *,
+    measure: Measure = iou_means,
 ) -> list[dict[str, Any]]:
     """One entry per variant and number of shots: every draw's means, their mean and sample standard
     deviation (None for a single draw), and the IoU per class, mean over the draws.
 
-    totals: matrices (C + 1, C + 1); classes: id and name of the C indices; roles: which are base and novel.
+    totals: matrices (C + 1, C + 1); classes: id and name of the C indices; roles: which are base and novel;
+    measure: a protocol's own means of a matrix.
     """
     groups: dict[tuple[str, int], list[tuple[int, np.ndarray]]] = defaultdict(list)
     for (variant, shots, draw), matrix in sorted(totals.items(), key=lambda item: item[0][2]):
@@ -43,7 +54,7 @@ def scored_variants(
     for (variant, shots), members in groups.items():
         confusions = [Confusion(len(classes), matrix) for _, matrix in members]
         iou = np.stack([confusion.iou() for confusion in confusions])
-        draws = [means(row, roles) for row in iou]
+        draws = [measure(confusion, roles) for confusion in confusions]
         found.append(
             {
                 "variant": variant,

@@ -44,12 +44,13 @@ def fit(
     options: OptimiserOptions,
     card: Mapping[str, Any] | None = None,
     finish: Callable[[nn.Module], None] | None = None,
+    summed: Sequence[str] = (),
 ) -> None:
     """Train a network and write the outputs `weights`, its card (beside it) and `curve`.
 
     `network` and `network_options` are what the model is built from again, `mean` and `std` those of RGB in
     [0, 1]; `card` holds further entries of the model card. `finish` is called with the trained model before
-    it is saved.
+    it is saved; `summed` are entries of a batch that every part of it needs the total of (see `train`).
     """
     weights = job.output("weights")
     summary = train(
@@ -61,6 +62,7 @@ def fit(
         options=options,
         state_path=weights.with_name("state.pt"),
         curve_path=job.output("curve"),
+        summed=summed,
     )
     if finish is not None:
         finish(model)

@@ -72,6 +72,7 @@ def train(
     state_path: Path,
     curve_path: Path,
     devices: int | None = None,
+    summed: Sequence[str] = (),
 ) -> dict[str, float]:
     """Train `model` in place; returns seconds, steps, images_per_second and peak_mib.
 
@@ -82,6 +83,8 @@ def train(
     group. state_path: where the state is saved every `save_minutes` and at SIGTERM (then exit status 143);
     the same job continues from it. curve_path: JSON lines, one per `log_every` steps. devices: default all
     GPUs of the job. With several devices only the first one returns, the further processes end here.
+    summed: entries of a batch, (B, ...) numbers, of which every part gets the sum over the whole batch, all
+    parts and devices, divided by parts x devices: a loss that divides by them averages to that of the batch.
     Raises AnyshotError for a loss that is not finite, ConfigError for a batch larger than the training set.
     """
     state_path, curve_path = Path(state_path), Path(curve_path)
@@ -97,7 +100,7 @@ def train(
     model.to(fabric.device).train()
     optimiser = _optimiser(model, parameter_groups, options)
     run = _Run(job=job, fabric=fabric, model=model, optimiser=optimiser, loss=loss, options=options,
-               sampling=sampling, state_path=state_path, curve_path=curve_path)  # fmt: skip
+               sampling=sampling, state_path=state_path, curve_path=curve_path, summed=summed)  # fmt: skip
     with _deferred_sigterm() as terminated:
         run.resume()
         summary = run.steps(dataset, terminated)
@@ -170,6 +173,7 @@ class _Run:
     sampling: Sampling
     state_path: Path
     curve_path: Path
+    summed: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self.first = self.done = 0  # updates before this process, and by now
@@ -287,8 +291,9 @@ class _Run:
         self.optimiser.zero_grad(set_to_none=True)
         parts = self.options.accumulate
         values: dict[str, Tensor] = {}
+        loaded = self._share([next(batches) for _ in range(parts)]) if self.summed else None
         for part in range(parts):
-            batch = next(batches)
+            batch = loaded[part] if loaded else next(batches)
             if self.fabric.device.type != "cpu":
                 batch = self.fabric.to_device(batch)
             torch.manual_seed(step_seed(self.job.seed, step, self.fabric.global_rank, part))
@@ -303,6 +308,15 @@ class _Run:
                 self.wrapped, self.stepper, max_norm=self.options.gradient_clip, error_if_nonfinite=False
             )
         self.stepper.step()
+
+    def _share(self, parts: list[Batch]) -> list[Batch]:
+        """Put the mean over parts and devices of the summed entries into every part."""
+        for name in self.summed:
+            total = torch.stack([part[name].sum(dim=0) for part in parts]).sum(dim=0).float()
+            total = all_reduce_sum(total.to(self.fabric.device)) / (len(parts) * self.fabric.world_size)
+            for part in parts:
+                part[name] = total
+        return parts
 
     def _note(self, step: int, values: Mapping[str, Tensor]) -> None:
         """Add the loss parts to the sums, with one transfer. Raises AnyshotError when one is not finite."""
