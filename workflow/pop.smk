@@ -72,7 +72,3 @@ def pop_measured():
 localrules:
     pop_all,
     pop_summary,
-
-
-wildcard_constraints:
-    method="pop|finetune|prototype|no_orthogonality|no_residual",
