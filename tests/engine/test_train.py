@@ -46,6 +46,7 @@ def fit(folder: Path, model: nn.Module | None = None, **changes: Any) -> dict[st
         "parameter_groups": [{"params": model.parameters()}],
         "state_path": folder / "state.pt",
         "curve_path": folder / "train.jsonl",
+        "summed": (),
     }
     options: dict[str, Any] = {"epochs": 2, "batch_size": 4, "workers": 0, "log_every": 3}
     for name, value in changes.items():
@@ -125,6 +126,31 @@ def test_accumulation_is_a_larger_batch(tmp_path: Path, optimiser: str) -> None:
         torch.manual_seed(0)
         model = nn.Linear(1, 1)
         fit(tmp_path, model, accumulate=parts, optimiser=optimiser, learning_rate=0.1)
+        weights.append(model.weight.item())
+    assert weights == pytest.approx([weights[0]] * 3, abs=1e-6)
+
+
+class Weighted(Points):
+    """Points of which some count more than others: `own` stays that of the point, `weight` is to be summed."""
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        weight = torch.tensor([1.0 + index % 3])
+        return {**super().item(index, rng), "own": weight, "weight": weight}
+
+
+def weighted_error(model: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
+    error = (batch["own"] * (model(batch["x"]) - batch["y"]).square()).sum()
+    return {"loss": error / batch["weight"][0]}
+
+
+def test_a_loss_divided_by_the_sum_over_the_batch_is_that_of_the_batch(tmp_path: Path) -> None:
+    """The parts of a batch weigh differently; divided by their own sums they would not average to it."""
+    weights = []
+    for parts in (1, 2, 4):
+        torch.manual_seed(0)
+        model = nn.Linear(1, 1)
+        fit(tmp_path, model, accumulate=parts, dataset=Weighted(20), loss=weighted_error, summed=["weight"],
+            learning_rate=0.1)  # fmt: skip
         weights.append(model.weight.item())
     assert weights == pytest.approx([weights[0]] * 3, abs=1e-6)
 
