@@ -7,13 +7,12 @@ Reads scores.json, miou.json and the workflow's benchmark files; the last line i
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 from pathlib import Path
 from typing import Any
 
-from run_tables import print_origin, print_stages, read_json, stage_rows
+from run_tables import arguments, print_origin, print_stages, read_json, stage_rows
 
 VARIANTS = {"cam": "CAM", "psa_walk": "PSA walk", "retab_walk": "RETAB walk"}
 MEANS = ("all", "base", "novel")
@@ -56,15 +55,10 @@ def print_scores(rows: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--config", type=Path, required=True)
-    arguments = parser.parse_args()
-    rows, stages = fold_rows(arguments.results), stage_rows(arguments.results, "retab")
-    first = read_json(next(arguments.results.glob("retab/*/miou.json")))
-    print_origin(first, config=arguments.config, target="all_folds")
+    given = arguments(__doc__)
+    rows, stages = fold_rows(given.results), stage_rows(given.results, "retab")
+    first = read_json(next(given.results.glob("retab/*/miou.json")))
+    print_origin(first, config=given.config, target="all_folds")
     print(f"seed {first['seed']}, one run per fold. Protocol: {first['protocol']}\n")
     mean = print_scores(rows)
     print()

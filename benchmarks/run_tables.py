@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import os
@@ -10,6 +11,16 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+
+def arguments(description: str | None) -> argparse.Namespace:
+    """What the command line says: `results`, the folder of the run, and `config`, its overlay."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--config", type=Path, required=True)
+    return parser.parse_args()
 
 
 def stage_rows(root: Path, system: str) -> dict[str, list[dict[str, float]]]:

@@ -1,23 +1,20 @@
-"""The committed table of a finished RAML or POP run: scores per split and mean, seconds and memory per stage.
+"""The committed table of a finished run of RAML, POP or SimFormer: scores by variant, seconds by stage.
 
-    python benchmarks/few_shot_table.py results/bench/raml_camvid320 --config config/bench/raml_camvid320.yaml
-    python benchmarks/few_shot_table.py results/bench/pop_voc256 --config config/bench/pop_voc256.yaml
+    python benchmarks/variants_table.py results/bench/pop_voc256 --config config/bench/pop_voc256.yaml
 
 Reads miou.json and the workflow's benchmark files; the last line is one JSON object.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
-from run_tables import print_origin, print_stages, read_json, stage_rows
+from run_tables import arguments, print_origin, print_stages, read_json, stage_rows
 
-OLD = {"raml": "old", "pop": "base"}  # what the paper calls the classes that are not novel
+OLD = {"raml": "old"}  # what a paper calls the classes that are not novel, if not base
 Key = tuple[str, int]  # variant, shots
 
 
@@ -25,6 +22,11 @@ def cell(mean: float | None, spread: float | None) -> str:
     if mean is None:
         return "-"
     return f"{100 * mean:.2f}" + ("" if spread is None else f" ± {100 * spread:.2f}")
+
+
+def deviation(values: list[float]) -> float | None:
+    """Sample standard deviation; None for a single value."""
+    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def print_scores(contents: dict[str, dict[str, Any]], old: str) -> dict[str, Any]:
@@ -42,9 +44,12 @@ def print_scores(contents: dict[str, dict[str, Any]], old: str) -> dict[str, Any
     for (variant, shots), rows in found.items():
         given = {name: [row[name] for row in rows if row.get(name) is not None] for name in columns}
         mean = {name: statistics.mean(values) if values else None for name, values in given.items()}
+        spread = {
+            name: statistics.stdev(values) if len(values) > 1 else None for name, values in given.items()
+        }
         print(
             f"| **mean** | {variant} | {shots or '-'} | "
-            + " | ".join(f"**{cell(value, None)}**" for value in mean.values())
+            + " | ".join(f"**{cell(value, spread[name])}**" for name, value in mean.items())
             + " |"
         )
         means[f"{variant} {shots}"] = mean
@@ -52,21 +57,18 @@ def print_scores(contents: dict[str, dict[str, Any]], old: str) -> dict[str, Any
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--config", type=Path, required=True)
-    arguments = parser.parse_args()
-    paths = sorted(arguments.results.glob("*/*/miou.json"))
+    given = arguments(__doc__)
+    paths = sorted(given.results.glob("*/*/miou.json"))
     contents = {path.parent.name: read_json(path) for path in paths}
     first = next(iter(contents.values()))
     system = first["system"]
-    print_origin(first, config=arguments.config, target=f"{system}_all")
-    print("Mean ± sample standard deviation over the draws of support images, %.\n")
-    means = print_scores(contents, OLD[system])
+    print_origin(first, config=given.config, target=f"{system}_all")
+    print(
+        "In %. ± is the sample standard deviation over draws of support images, in the mean's rows over splits.\n"
+    )
+    means = print_scores(contents, OLD.get(system, "base"))
     print()
-    total = print_stages(stage_rows(arguments.results, system))
+    total = print_stages(stage_rows(given.results, system))
     print("\n" + json.dumps({"mean": means, "job_seconds": total, "splits": list(contents)}))
 
 
