@@ -31,6 +31,8 @@ from anyshot.pop import system as pop
 from anyshot.raml import system as raml
 from anyshot.retab import system as retab
 from anyshot.retab.options import Crf, Crops
+from anyshot.simformer import options as weak
+from anyshot.simformer import system as simformer
 
 DOCS = Path(__file__).resolve().parent
 REFERENCE, ARCHITECTURE = DOCS / "configuration.md", DOCS / "architecture.md"
@@ -41,6 +43,8 @@ READERS = (
     data.CityscapesData,
     data.CamvidData,
     data.CocoData,
+    data.CocoStuff10kData,
+    data.Ade20kData,
     data.FolderData,
     data.ImagenetData,
     data.ScenesData,
@@ -52,6 +56,11 @@ SHARED: dict[str, type[BaseModel]] = {
     "optimiser": OptimiserOptions,
     "crops": Crops,
     "crf": Crf,
+    "network": weak.MaskNetwork,
+    "augmentation": weak.Augmentation,
+    "matching": weak.Matching,
+    "losses": weak.SetLosses,
+    "pairs": weak.PairLosses,
 }
 
 # Each system's class and the module with its stages.
@@ -59,6 +68,7 @@ SYSTEMS: dict[str, tuple[type[BaseModel], types.ModuleType]] = {
     "retab": (retab.Retab, retab),
     "raml": (raml.Raml, raml),
     "pop": (pop.Pop, pop),
+    "simformer": (simformer.Simformer, simformer),
 }
 
 INTRODUCTION = """\

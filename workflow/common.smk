@@ -93,7 +93,12 @@ def need(*, gpu, megabytes, minutes):
 
 def reported_files():
     """Inputs of the report by name: those of the enabled systems, each file once."""
-    reported = {"retab": retab_reported, "raml": raml_reported, "pop": pop_reported}
+    reported = {
+        "retab": retab_reported,
+        "raml": raml_reported,
+        "pop": pop_reported,
+        "simformer": simformer_reported,
+    }
     found = {}
     for system in settings.systems:
         for name, paths in reported[system]().items():
@@ -107,6 +112,7 @@ def wanted(targets):
         "retab": rules.retab_all.input,
         "raml": rules.raml_all.input,
         "pop": rules.pop_all.input,
+        "simformer": rules.simformer_all.input,
     }
     groups = {
         "all_folds": [path for system in settings.systems for path in systems[system]],

@@ -29,14 +29,15 @@ from anyshot.page_options import Report
 from anyshot.pop.system import Pop
 from anyshot.raml.system import Raml
 from anyshot.retab.system import Retab
+from anyshot.simformer.system import Simformer
 
 NAME = re.compile(r"\w[\w-]*")  # of data sets and splits: they become folders
 SHARED = "shared"  # the folder of what does not depend on the split
-SYSTEMS = ("retab", "raml", "pop")
-PUBLISHED = (*SYSTEMS, "pop_coco")  # what `--published` prints
+SYSTEMS = ("retab", "raml", "pop", "simformer")
+PUBLISHED = (*SYSTEMS, "pop_coco", "simformer_ade20k")  # what `--published` prints
 WITH_SHARED = ("retab", "pop")  # systems with stages that do not depend on the split
 LIST = "tag:yaml.org,2002:seq"
-GROUPS = ("all_folds", "retab_all", "raml_all", "pop_all", "report")  # targets that are rules, not files
+GROUPS = ("all_folds", *(f"{system}_all" for system in SYSTEMS), "report")  # targets that are no files
 
 
 class Config(Options):
@@ -45,13 +46,13 @@ class Config(Options):
     results: str = Field("results", min_length=1, description="folder of everything the workflow makes")
     seed: int = Field(0, ge=0, description="seed of every training")
     gpus: int = Field(1, ge=0, description="GPUs per network stage; without a GPU the stages run on the CPU")
-    systems: list[Literal["retab", "raml", "pop"]] = Field(
+    systems: list[Literal["retab", "raml", "pop", "simformer"]] = Field(
         ["retab"], min_length=1, description="systems to run"
     )
     targets: list[str] = Field(
         default_factory=lambda: ["all_folds", "report"],
         min_length=1,
-        description="built by `snakemake` alone: all_folds, retab_all, raml_all, pop_all, report, or files",
+        description="built by `snakemake` alone: all_folds, <system>_all, report, or files",
     )
     data: dict[str, DataOptions] = Field(description="the data sets, by name")
     download: Download = Field(
@@ -61,6 +62,7 @@ class Config(Options):
     retab: Retab = Field(default_factory=Retab, description="RETAB (BMVC 2022)")
     raml: Raml = Field(default_factory=Raml, description="RAML (IJCAI 2022)")
     pop: Pop = Field(default_factory=Pop, description="POP (CVPR 2023)")
+    simformer: Simformer = Field(default_factory=Simformer, description="SimFormer (NeurIPS 2022)")
     report: Report = Field(default_factory=Report, description="the page results/report.html")
 
     def novel_classes(self, split: str) -> list[str]:
@@ -85,7 +87,8 @@ class Config(Options):
         """Every split of one system."""
         if system == "retab":
             return self.splits()
-        return list(self.raml.every_split()) if system == "raml" else self.pop.every_split()
+        options: Raml | Pop | Simformer = getattr(self, system)
+        return list(options.every_split())
 
     def stage(
         self,
@@ -111,6 +114,8 @@ class Config(Options):
             return self.raml.stage(key, split=split, shot=shot, support=support)
         if system == "pop":
             return self.pop.stage(key, split=split, shot=shot, support=support, method=method)
+        if system == "simformer":
+            return self.simformer.stage(key, split=split, method=method)
         if stage == "data.prepare":
             return Prepare(name=str(name), source=self.data[str(name)])
         fixed: dict[str, StageOptions] = {"data.download": self.download, "report.report": self.report}
@@ -129,7 +134,12 @@ def load(content: Mapping[str, Any]) -> Config:
         config = Config.model_validate_json(json.dumps(plain), strict=True)
     except ValidationError as error:
         raise ConfigError(message(translate(error, plain, Config.model_json_schema()))) from None
-    folds = [*_folds(config, "retab"), *_folds(config, "pop"), *_open_splits(config)]
+    folds = [
+        *_folds(config, "retab", "folds"),
+        *_folds(config, "pop", "folds"),
+        *_folds(config, "simformer", "splits"),
+        *_open_splits(config),
+    ]
     problems = [*_names(config), *folds] or _targets(config)
     if problems:
         raise ConfigError(message(problems))
@@ -181,24 +191,25 @@ def _repeated(key: str, values: Sequence[str]) -> list[str]:
     )
 
 
-def _folds(config: Config, system: Literal["retab", "pop"]) -> list[str]:
-    """Mistakes in the scheme, the own splits and the folds of a system."""
-    options = config.retab if system == "retab" else config.pop
+def _folds(config: Config, system: str, key: Literal["folds", "splits"]) -> list[str]:
+    """Mistakes in the scheme, the own splits and the listed splits of a system."""
+    options: Retab | Pop | Simformer = getattr(config, system)
     if options.scheme is not None and options.scheme not in SCHEMES:
         return [f"{system}.scheme: found {found(options.scheme)}; {unknown(options.scheme, SCHEMES)}"]
-    problems = _repeated(f"{system}.folds", options.folds)
+    listed: list[str] = getattr(options, key)
+    problems = _repeated(f"{system}.{key}", listed)
     for split, names in (options.novel_classes or {}).items():
-        key = f"{system}.novel_classes.{split}"
+        own = f"{system}.novel_classes.{split}"
         if not NAME.fullmatch(split) or split == SHARED:
-            problems.append(f'{key}: a split is named by letters, digits, _ and -, and not "{SHARED}"')
+            problems.append(f'{own}: a split is named by letters, digits, _ and -, and not "{SHARED}"')
         if not names:
-            problems.append(f"{key}: found [], expected the name of at least one class")
-        problems += _repeated(key, names)
+            problems.append(f"{own}: found [], expected the name of at least one class")
+        problems += _repeated(own, names)
     known = config.splits_of(system)
-    for position, fold in enumerate(options.folds):
+    for position, fold in enumerate(listed):
         if fold not in known:
             problems.append(
-                f"{system}.folds[{position}]: found {found(fold)}, no such split; {unknown(fold, known)}"
+                f"{system}.{key}[{position}]: found {found(fold)}, no such split; {unknown(fold, known)}"
             )
     return problems
 
@@ -245,18 +256,20 @@ def schema() -> str:
 def published(name: str) -> str:
     """The published options of a system as YAML: every key, so that an overlay of them restores every one.
 
-    `pop` are POP's for PASCAL-5i, `pop_coco` those for COCO-20i.
+    `pop` are POP's for PASCAL-5i, `pop_coco` those for COCO-20i; `simformer` those for COCO-Stuff-10K.
     """
     import yaml
 
     from anyshot.pop import system as pop
     from anyshot.raml import system as raml
     from anyshot.retab import system as retab
+    from anyshot.simformer import system as simformer
 
-    modules = {"retab": retab, "raml": raml, "pop": pop}
+    modules: dict[str, Any] = {"retab": retab, "raml": raml, "pop": pop, "simformer": simformer}
+    others = {"pop_coco": pop.published_coco, "simformer_ade20k": simformer.published_ade20k}
     system = name.split("_")[0]
     module = modules[system]
-    options = pop.published_coco() if name == "pop_coco" else getattr(Config(data={}), system)
+    options = others[name]() if name in others else getattr(Config(data={}), system)
     content = options.model_dump(mode="json")
     for stage in module.STAGES:
         for key in module.FILLED_IN:

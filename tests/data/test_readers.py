@@ -170,6 +170,11 @@ class TestFolder(ReaderBattery):
         assert [table.name_of(label) for label in manifest.by_id("train 1").labels] == ["car"]
         assert card["subsets"]["train"]["masks"] == 2
 
+    def test_labels_of_the_list_join_those_of_the_mask(self, folder: Path, tmp_path: Path) -> None:
+        (folder / "labels.csv").write_text("stem,name\ntrain 2,car\n")
+        without, _, _ = prepare(options(FolderData(root=str(folder))), folder=tmp_path)
+        assert without.by_id("train 2").labels == (1, 2)
+
 
 class TestImagenet(ReaderBattery):
     subsets = ("train",)

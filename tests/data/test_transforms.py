@@ -1,5 +1,6 @@
 """Joint transforms: crop geometry, padding, contours, colour; images and maps must move together."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from anyshot.data.transforms import (
     random_crop,
     resize_image,
     resize_labels,
+    ssd_jitter,
 )
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -211,3 +213,20 @@ def test_jitter_of_one_kind() -> None:
     turned = [colour_jitter(red, (0, 0, 0, 0.5), generator(seed))[0, 0] for seed in range(30)]
     assert all(int(colour.max()) == 200 for colour in turned)
     assert len({int(colour.argmax()) for colour in turned}) == 3
+
+
+def test_ssd_jitter_stays_in_its_ranges_and_repeats() -> None:
+    """simformer.md 3: 32 grey levels, contrast and saturation 0.5 to 1.5, hue 18 of 180, each or not."""
+    image = np.full((8, 8, 3), (150, 100, 50), dtype=np.uint8)
+    drawn = [ssd_jitter(image.copy(), np.random.default_rng(seed)) for seed in range(400)]
+    assert np.array_equal(drawn[3], ssd_jitter(image.copy(), np.random.default_rng(3)))
+    unchanged = sum(np.array_equal(one, image) for one in drawn) / 400
+    assert 0.03 < unchanged < 0.1  # one in sixteen
+    grey = np.full((8, 8, 3), 100, dtype=np.uint8)
+    levels = np.array([ssd_jitter(grey.copy(), np.random.default_rng(seed))[0, 0] for seed in range(400)])
+    assert (levels == levels[:, :1]).all()  # grey has neither hue nor saturation
+    assert 34 <= levels.min() < 50  # (100 - 32) / 2
+    assert 165 < levels.max() <= 198  # (100 + 32) x 1.5
+    hues = np.array([cv2.cvtColor(one, cv2.COLOR_RGB2HSV)[0, 0, 0] for one in drawn]).astype(int)
+    away = np.minimum(abs(hues - 15), 180 - abs(hues - 15))  # 15 is the image's own
+    assert 15 < away.max() <= 21  # 18, and what clipping adds

@@ -131,7 +131,7 @@ def test_accumulation_is_a_larger_batch(tmp_path: Path, optimiser: str) -> None:
 
 
 class Weighted(Points):
-    """Points of which some count more than others: `own` stays that of the point, `weight` is to be summed."""
+    """Points of which some count more than others: `own` stays the point's, `weight` is to be summed."""
 
     def item(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
         weight = torch.tensor([1.0 + index % 3])

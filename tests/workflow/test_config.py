@@ -69,13 +69,17 @@ BAD: list[tuple[str, Any, list[str]]] = [
     ("retab.cam.scales", [], ["retab.cam.scales: found []", "at least 1"]),
     ("retab.classifier.long_side", [256], ["retab.classifier.long_side: found [256]", "exactly 2 items"]),
     ("retab.cam.output_stride", 9, ["retab.cam.output_stride: found 9, expected one of 8, 16, 32 or null"]),
-    ("systems", ["retap"], ['systems[0]: found "retap", expected one of "retab", "raml", "pop"']),
+    (
+        "systems",
+        ["retap"],
+        ['systems[0]: found "retap", expected one of "retab", "raml", "pop", "simformer"'],
+    ),
     (
         "data.scenes.reader",
         "scene",
-        ['data.scenes.reader: found "scene", expected one of camvid, cityscapes, coco, folder, imagenet'],
+        ['data.scenes.reader: found "scene", expected one of ade20k, camvid, cityscapes, coco'],
     ),
-    ("data.mine", {"root": "x"}, ["data.mine.reader: not given, expected one of camvid"]),
+    ("data.mine", {"root": "x"}, ["data.mine.reader: not given, expected one of ade20k"]),
     ("data.mine", {"reader": "voc"}, ["data.mine.root: not given, expected text"]),
     ("data.a/b", {"reader": "scenes"}, ['data: found the name "a/b"']),
     # numbers that YAML reads as text, or as no number at all
@@ -110,6 +114,13 @@ BAD: list[tuple[str, Any, list[str]]] = [
         "pop.novel_update",
         {"mode": "cached", "support_views": 4, "crop": 96},
         ["pop: `novel_update.crop` is 96, `features.size` 160: with `support_views` they must be equal"],
+    ),
+    ("simformer.variants", ["oracle"], ["simformer: `variants` lists ['oracle']: `full` must be among them"]),
+    ("simformer.splits", ["split1", "split7"], ['simformer.splits[1]: found "split7"', "split1, split2"]),
+    (
+        "simformer.joint.network.heads",
+        5,
+        ["simformer.joint.network: `width` is 128, `heads` 5: it must be a multiple of them"],
     ),
     ("results", "a{b}", ['results: found "a{b}", expected a path without braces']),
 ]
@@ -191,7 +202,14 @@ def test_a_scheme_s_splits_can_be_built_when_they_are_not_enabled(shipped: Conte
     assert len(settings.novel_classes("fold3")) == 5
 
 
-OVERLAYS = [("retab", "retab_voc"), ("raml", "raml_cityscapes"), ("pop", "pop_voc"), ("pop_coco", "pop_coco")]
+OVERLAYS = [
+    ("retab", "retab_voc"),
+    ("raml", "raml_cityscapes"),
+    ("pop", "pop_voc"),
+    ("pop_coco", "pop_coco"),
+    ("simformer", "simformer_cocostuff"),
+    ("simformer_ade20k", "simformer_ade20k"),
+]
 
 
 @pytest.mark.parametrize(("name", "overlay"), OVERLAYS)

@@ -23,6 +23,10 @@ BEFORE: dict[str, Any] = {
     "pop.support_seeds": [0],
     "pop.methods": ["pop", "prototype"],
     "pop.novel_update.mode": "cached",
+    "simformer.data": "scenes",
+    "simformer.splits": ["split1"],
+    "simformer.variants": ["full", "no_extras"],
+    "simformer.retraining": True,
 }
 
 # Stages that draw random numbers.
@@ -30,9 +34,15 @@ SEEDED = {
     "retab_classifier", "retab_boundary", "retab_affinity", "retab_segmentation",
     "raml_closed_set", "raml_meta_channel", "raml_metric",
     "pop_base", "pop_novel_update",
+    "simformer_joint", "simformer_retrain",
 }  # fmt: skip
 
 POP_TRAINING = {"pop_index", "pop_base", "pop_support", "pop_features", "pop_novel_update"}
+
+SIMFORMER_TRAINING = {
+    "simformer_pairs", "simformer_joint", "simformer_pseudo_label", "simformer_retrain",
+}  # fmt: skip
+SIMFORMER_SCORING = {"simformer_predict", "simformer_evaluate", "simformer_summary", "report"}
 
 # A change of this key makes these rules run again for their own sake; what depends on them follows.
 CHANGES: list[tuple[str, Any, set[str]]] = [
@@ -80,6 +90,15 @@ CHANGES: list[tuple[str, Any, set[str]]] = [
     ("pop.evaluate_subset", "train", {"pop_predict", "pop_evaluate"}),
     ("pop.train_subsets", ["val"], POP_TRAINING),
     ("pop.folds", ["fold0", "fold1"], {"pop_summary", "report"}),
+    ("simformer.joint.pairing", "random", {"simformer_joint"}),
+    ("simformer.joint.pairs.points", 17, {"simformer_joint"}),
+    ("simformer.pseudo_label.restrict", True, {"simformer_pseudo_label"}),
+    ("simformer.retrain.network.queries", 33, {"simformer_retrain"}),
+    ("simformer.predict.short_sides", [128], {"simformer_predict"}),
+    ("simformer.evaluate_subset", "train", {"simformer_predict", "simformer_evaluate"}),
+    ("simformer.train_subsets", ["val"], SIMFORMER_TRAINING),
+    ("simformer.splits", ["split1", "split2"], SIMFORMER_TRAINING | SIMFORMER_SCORING),
+    ("simformer.retraining", False, {"simformer_evaluate", "report"}),
     ("seed", 7, SEEDED),
     ("retab.folds", ["fold0", "fold1"], {"retab_summary", "report"}),
     ("retab.baselines", [], {"retab_score_maps", "report"}),
@@ -121,7 +140,21 @@ FOLLOWS: dict[str, set[str]] = {
     "pop_support": {"pop_novel_update"},
     "pop_base": {"pop_features", "pop_novel_update", "pop_predict"},
     "pop_index": {"pop_base", "pop_support", "pop_features", "pop_novel_update"},
-    "data_prepare": {"retab_split", "retab_classifier", "retab_evaluate", "raml_split", "pop_index"},
+    "simformer_summary": {"report"},
+    "simformer_evaluate": {"simformer_summary"},
+    "simformer_predict": {"simformer_evaluate"},
+    "simformer_retrain": {"simformer_predict"},
+    "simformer_pseudo_label": {"simformer_retrain"},
+    "simformer_joint": {"simformer_pseudo_label", "simformer_predict"},
+    "simformer_pairs": {"simformer_joint"},
+    "data_prepare": {
+        "retab_split",
+        "retab_classifier",
+        "retab_evaluate",
+        "raml_split",
+        "pop_index",
+        "simformer_pairs",
+    },
 }
 
 # Keys without influence on any result.
@@ -196,6 +229,14 @@ def test_a_moved_checkout_reruns_nothing(made: Any, tmp_path: Path) -> None:
     finally:
         moved.rename(home)
         made.folder = home
+
+
+def test_another_variant_trains_and_scores_that_one_alone(made: Any) -> None:
+    plan = made.plan(change={"simformer.variants": ["full", "no_extras", "oracle"]})
+    assert plan.direct == {"simformer_joint", "simformer_predict", "simformer_evaluate"}
+    assert plan.rules == plan.direct | {"simformer_summary", "report"}
+    trained = [job for job in plan.jobs if job.rule.name == "simformer_joint"]
+    assert [job.wildcards.method for job in trained] == ["oracle"]
 
 
 def test_a_missing_shard_reruns_that_shard_alone(made: Any) -> None:

@@ -16,8 +16,9 @@ import yaml
 from anyshot.pop import system as pop
 from anyshot.raml import system as raml
 from anyshot.retab.system import STAGES, Retab
+from anyshot.simformer import system as simformer
 
-SYSTEMS = {"retab": STAGES, "raml": raml.STAGES, "pop": pop.STAGES}
+SYSTEMS = {"retab": STAGES, "raml": raml.STAGES, "pop": pop.STAGES, "simformer": simformer.STAGES}
 
 GPU_RULES = {
     "retab_classifier",
@@ -38,6 +39,10 @@ GPU_RULES = {
     "pop_features",
     "pop_novel_update",
     "pop_predict",
+    "simformer_joint",
+    "simformer_pseudo_label",
+    "simformer_retrain",
+    "simformer_predict",
 }
 SEEDED_RULES = {
     "retab_classifier",
@@ -49,6 +54,8 @@ SEEDED_RULES = {
     "raml_metric",
     "pop_base",
     "pop_novel_update",
+    "simformer_joint",
+    "simformer_retrain",
 }
 SHARDED_STAGES = (
     "cam",
@@ -111,7 +118,7 @@ def test_scripts_read_what_their_rules_give(built: Any, repository: Path) -> Non
 
 def test_every_rule_has_a_log_a_benchmark_and_resources(built: Any) -> None:
     for job in built.stages:
-        stage = re.sub("^(retab|raml|pop)_", "", job.rule.name)
+        stage = re.sub("^(retab|raml|pop|simformer)_", "", job.rule.name)
         assert stage in str(job.log) or job.rule.name in ("data_prepare", "report")
         assert stage in str(job.benchmark) or job.rule.name in ("data_prepare", "report")
         assert job.resources["mem_mb"] >= 500
@@ -286,7 +293,7 @@ def test_the_published_overlay_reaches_every_stage(project: Callable[[str], Any]
     jobs = made.execute(["results/paper/retab/fold1/miou.json"], "dryrun", [overlay]).jobs
     published = Retab()
     for job in [job for job in jobs if job.rule.name.startswith("retab_")]:
-        stage = re.sub("^(retab|raml|pop)_", "", job.rule.name)
+        stage = re.sub("^(retab|raml|pop|simformer)_", "", job.rule.name)
         found = json.loads(job.params.options)
         split = job.wildcards.get("split")
         expected = json.loads(published.stage(stage, split=split, walk=job.wildcards.get("walk")).canonical())

@@ -14,5 +14,9 @@ SEGMENTERS: Final = {
     "pop_segmenter": "anyshot.pop.segmenter:load_segmenter",
     "raml_metric": "anyshot.raml.segmenter:load_segmenter",
     "raml_open": "anyshot.raml.segmenter:load_segmenter",
+    "simformer": "anyshot.simformer.segmenter:load_segmenter",
 }
 """Loaders of segmenters that are more than a network with one channel per class, by the network's name."""
+
+PLAIN: Final = {"simformer": "anyshot.simformer.segmenter:load_plain"}
+"""Loaders of those of `SEGMENTERS` that can be had as a network with one channel per class, too."""

@@ -19,8 +19,9 @@ examples:
 
 The graph takes `image`, float32 (1, 3, H, W), RGB from 0 to 255, at the size given, and returns `logits`,
 float32 (1, C, H, W): normalisation and upsampling are inside. Its metadata holds the class table as JSON
-(`classes`). Several scales, the mirror and the CRF are not part of it. Needs the packages onnx, onnxscript
-and onnxruntime.
+(`classes`). Several scales, the mirror and the CRF are not part of it. SimFormer's graph scales the image as
+`predict` does; its logits are log(s + 0.001) of the fused scores s. Needs the packages onnx, onnxscript and
+onnxruntime.
 """
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyshot.commands import import_pop, import_raml
+from anyshot.commands import import_pop, import_raml, import_simformer
 from anyshot.commands.importing import check_target, system_parser, write_folder
 from anyshot.errors import ConfigError
 
@@ -29,6 +29,7 @@ examples:
   anyshot import-weights retab res38_cls.pth --kind classifier --output weights/classifier
   anyshot import-weights raml final.pth --split 16_3 --output models/raml_16_3
   anyshot import-weights pop best.pth --split fold0 --output models/pop_fold0
+  anyshot import-weights simformer final_S1.pth --split split1 --output models/simformer_split1
 
 `anyshot import-weights SYSTEM --help` has the options of each system.
 """
@@ -57,6 +58,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_retab(systems)
     import_raml.add_parser(systems)
     import_pop.add_parser(systems)
+    import_simformer.add_parser(systems)
 
 
 def _add_retab(systems: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

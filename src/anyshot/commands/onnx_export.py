@@ -75,9 +75,10 @@ def export_onnx(model: SegmentationModel, path: Path, *, size: tuple[int, int], 
 
 
 def _write(segmenter: nn.Module, image: Tensor, path: Path) -> None:
-    exporting = logging.getLogger("torch.onnx")
-    before = exporting.level
-    exporting.setLevel(logging.ERROR)
+    exporting = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    before = [one.level for one in exporting]
+    for one in exporting:
+        one.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -95,7 +96,8 @@ def _write(segmenter: nn.Module, image: Tensor, path: Path) -> None:
     except torch.onnx.OnnxExporterError as error:
         raise AnyshotError(f"this network cannot be exported: {str(error).splitlines()[0]}") from error
     finally:
-        exporting.setLevel(before)
+        for one, level in zip(exporting, before, strict=True):
+            one.setLevel(level)
 
 
 def _add_metadata(model: SegmentationModel, path: Path) -> None:

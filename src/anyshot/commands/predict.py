@@ -48,7 +48,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--overlay", action="store_true", help="also NAME.overlay.jpg: colours, contours, legend"
     )
     parser.add_argument(
-        "--scores", action="store_true", help="also class probabilities, scores_*.h5 (float16)"
+        "--scores",
+        action="store_true",
+        help="also class probabilities (SimFormer: fused scores), scores_*.h5 (float16)",
     )
     parser.add_argument(
         "--classes",

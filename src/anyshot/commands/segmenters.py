@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import torch
 
-from anyshot.commands import NETWORKS, SEGMENTERS
+from anyshot.commands import NETWORKS, PLAIN, SEGMENTERS
 from anyshot.data.classes import ClassTable
 from anyshot.engine.model_folder import Card, SegmentationModel, load_model_folder, read_card
 from anyshot.errors import ConfigError
@@ -57,18 +57,25 @@ def load(folder: Path, device: torch.device | str) -> Segmenter:
     name = read_card(folder).network.name
     if name not in SEGMENTERS:
         return load_model_folder(folder, device, builders=NETWORKS)
-    module, function = SEGMENTERS[name].split(":")
-    loader: Callable[[Path, torch.device | str], Segmenter]
-    loader = getattr(importlib.import_module(module), function)
+    loader: Callable[[Path, torch.device | str], Segmenter] = _function(SEGMENTERS[name])
     return loader(folder, device)
 
 
 def load_plain(folder: Path, device: torch.device | str) -> SegmentationModel:
     """Load a folder whose network has one channel per class. Raises ConfigError for any other."""
     name = read_card(folder).network.name
+    if name in PLAIN:
+        loader: Callable[[Path, torch.device | str], SegmentationModel] = _function(PLAIN[name])
+        return loader(folder, device)
     if name in SEGMENTERS:
         raise ConfigError(
             f"{folder} holds the network {name}, whose classes are not channels of one graph: only"
-            f" {', '.join(sorted(NETWORKS))} can be exported; use `anyshot predict` for this one"
+            f" {', '.join(sorted([*NETWORKS, *PLAIN]))} can be exported; use `anyshot predict` for this one"
         )
     return load_model_folder(folder, device, builders=NETWORKS)
+
+
+def _function(name: str) -> Any:
+    """What "module:function" names."""
+    module, function = name.split(":")
+    return getattr(importlib.import_module(module), function)

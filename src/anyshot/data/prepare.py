@@ -191,7 +191,8 @@ def check_sample(
             problems.extend(_value_problems(sample, pixels, table, void))
     labels = sample.labels
     if labels_from_mask and sample.mask is not None:
-        labels = tuple(sorted(set(pixels) & set(table.foreground_ids)))
+        # a mask need not show every class that the image is known to have: novel ones may be void in it
+        labels = tuple(sorted({*sample.labels, *(set(pixels) & set(table.foreground_ids))}))
     if not problems and not labels and table.background_id not in pixels:
         where = sample.mask or sample.image
         problems.append(

@@ -96,7 +96,7 @@ def result(
 def in_words(entry: Mapping[str, Any]) -> str:
     """An entry of `scored_variants` for the log, means in percent."""
     mean = {key: "-" if value is None else f"{100 * value:.2f}" for key, value in entry["mean"].items()}
-    return f"{entry['variant']}, {entry['shots']} shots: {mean}"
+    return f"{entry['variant']}{', {} shots'.format(entry['shots']) if entry['shots'] else ''}: {mean}"
 
 
 def _seen_mean(iou: np.ndarray) -> np.ndarray:

@@ -142,14 +142,23 @@ class Legend:
 
 
 @dataclass(frozen=True)
+class PanelRow:
+    """Further pictures of an image, below its own, under a heading."""
+
+    heading: str
+    panels: Sequence[Panel]
+
+
+@dataclass(frozen=True)
 class GalleryRow:
-    """All pictures of one image; `lines` stand below them."""
+    """All pictures of one image; rows of further ones and `lines` stand below them."""
 
     image_id: str
     remark: str
     panels: Sequence[Panel]
     legend: Sequence[Legend]
     lines: Sequence[str] = ()
+    below: Sequence[PanelRow] = ()
 
 
 @dataclass(frozen=True)
@@ -163,7 +172,8 @@ class Gallery:
     @property
     def is_narrow(self) -> bool:
         """Whether two rows fit side by side."""
-        return all(len(row.panels) <= 3 for row in self.rows)
+        longest = [max(map(len, (row.panels, *(part.panels for part in row.below)))) for row in self.rows]
+        return max(longest, default=0) <= 3
 
 
 @dataclass(frozen=True)

@@ -86,13 +86,37 @@ class Painter:
         """The photograph itself, (H, W, 3) uint8, as a `data:` address."""
         return self._jpeg(self._shrink(image))
 
-    def heat(self, image: np.ndarray, scores: np.ndarray) -> str:
-        """Scores (H, W) in [0, 1] over the photograph: the higher, the less of it shows through."""
+    def heat(self, image: np.ndarray, scores: np.ndarray, *, mark: tuple[int, int] | None = None) -> str:
+        """Scores (H, W) in [0, 1] over the photograph: the higher, the less of it shows through.
+
+        mark: row and column of a pixel of the photograph that gets a ring.
+        """
         small = cv2.cvtColor(self._shrink(image), cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None]
         values = np.clip(self._shrink(scores.astype(np.float32)), 0, 1)
         colours = mpl.colormaps["inferno"](values)[..., :3].astype(np.float32) * 255
         weight = (0.25 + 0.6 * values)[..., None]
-        return self._jpeg((small * (1 - weight) + colours * weight).round().astype(np.uint8))
+        canvas = (small * (1 - weight) + colours * weight).round().astype(np.uint8)
+        if mark is not None:
+            row, column = (
+                int((place + 0.5) * shown / own)
+                for place, shown, own in zip(mark, canvas.shape[:2], image.shape[:2], strict=True)
+            )
+            radius = max(3, max(canvas.shape[:2]) // 40)
+            for colour, thickness in ((_RIM, 3), (_WHITE, 1)):
+                cv2.circle(canvas, (column, row), radius, colour, thickness, cv2.LINE_AA)
+        return self._jpeg(canvas)
+
+    def proposal(self, image: np.ndarray, mask: np.ndarray, identity: int) -> str:
+        """A soft mask (h, w) in [0, 1], of the image's aspect, in the colour of a class over the grey
+        photograph, outlined where it is above one half."""
+        grey = cv2.cvtColor(self._shrink(image), cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None]
+        colour = self.colours.get(identity, _UNKNOWN)
+        soft = cv2.resize(mask.astype(np.float32), self._size(*image.shape[:2]), interpolation=cv2.INTER_AREA)
+        weight = 0.65 * soft[..., None]
+        picture = (grey * 0.6 + 80) * (1 - weight) + np.array(colour, np.float32) * weight
+        canvas = np.ascontiguousarray(picture.round().clip(0, 255).astype(np.uint8))
+        _outline(canvas, soft > 0.5, colour)
+        return self._jpeg(canvas)
 
     def regions(self, image: np.ndarray, labels: np.ndarray, colours: Mapping[int, Colour]) -> str:
         """Regions 1..T of labels (h, w), 0 outside, over the grey photograph, outlined and numbered."""
@@ -120,9 +144,7 @@ class Painter:
             colour = self.colours.get(identity, _UNKNOWN)
             if identity == tinted:
                 canvas[inside] = (canvas[inside] * 0.65 + np.array(colour) * 0.35).astype(np.uint8)
-            edges, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-            for line, thickness in ((_WHITE, 3), (colour, 1)):
-                cv2.drawContours(canvas, edges, -1, line, thickness)
+            _outline(canvas, inside, colour)
         return self._jpeg(canvas)
 
     def mask(self, mask: np.ndarray) -> str:
@@ -167,6 +189,13 @@ class Painter:
             buffer, format="JPEG", quality=self.quality, optimize=True
         )
         return data_uri(buffer.getvalue(), "image/jpeg")
+
+
+def _outline(canvas: np.ndarray, inside: np.ndarray, colour: Colour) -> None:
+    """The border of an area (h, w) bool in the colour of its class, with a white rim."""
+    edges, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    for line, thickness in ((_WHITE, 3), (colour, 1)):
+        cv2.drawContours(canvas, edges, -1, line, thickness)
 
 
 def _write_number(canvas: np.ndarray, inside: np.ndarray, text: str) -> None:

@@ -24,12 +24,24 @@ from anyshot.page_options import Report
 from anyshot.pop.system import STAGES as POP_STAGES
 from anyshot.raml.system import STAGES as RAML_STAGES
 from anyshot.retab.system import STAGES as RETAB_STAGES
+from anyshot.simformer.system import STAGES as SIMFORMER_STAGES
 
 SYSTEMS = ("retab", "raml", "pop", "simformer", "larvseg")
 UNSPLIT = "shared"
 # The stages of each system in the order in which they run, for tables.
-PIPELINES = {"retab": tuple(RETAB_STAGES), "raml": tuple(RAML_STAGES), "pop": tuple(POP_STAGES)}
+PIPELINES = {
+    "retab": tuple(RETAB_STAGES),
+    "raml": tuple(RAML_STAGES),
+    "pop": tuple(POP_STAGES),
+    "simformer": tuple(SIMFORMER_STAGES),
+}
+TITLES = {"simformer": "SimFormer", "larvseg": "LarvSeg"}  # of systems that are not written in capitals
 SHARD = re.compile(r"\d+of\d+")
+
+
+def title_of(system: str) -> str:
+    """A system's name for people: `RETAB`, `SimFormer`."""
+    return TITLES.get(system, system.upper())
 
 
 @dataclass(frozen=True)

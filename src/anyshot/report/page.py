@@ -15,10 +15,20 @@ import markupsafe
 
 from anyshot.errors import ArtifactError
 from anyshot.job import duration
-from anyshot.report import pictures, pop, pop_pictures, raml, raml_pictures, retab, sections
+from anyshot.report import (
+    pictures,
+    pop,
+    pop_pictures,
+    raml,
+    raml_pictures,
+    retab,
+    sections,
+    simformer,
+    simformer_pictures,
+)
 from anyshot.report.blocks import Section
 from anyshot.report.data_card import card_of, data
-from anyshot.report.material import SYSTEMS, Material
+from anyshot.report.material import SYSTEMS, Material, title_of
 
 SectionFunction = Callable[[Material], Section | None]
 
@@ -44,6 +54,11 @@ SECTIONS: tuple[SectionFunction | System, ...] = (
         pop.results,
         (pop.shots, pop.classes, pop.prototypes, pop_pictures.gallery, pop_pictures.supports),
     ),
+    System(
+        simformer.SYSTEM,
+        simformer.results,
+        (simformer_pictures.gallery, simformer.classes, simformer.similarity),
+    ),
     data,
     sections.training,
     sections.cost,
@@ -55,6 +70,7 @@ GALLERIES: tuple[SectionFunction, ...] = (
     raml_pictures.gallery,
     pop_pictures.gallery,
     pop_pictures.supports,
+    simformer_pictures.gallery,
 )
 # Factors on the gallery pictures' side, tried in turn until the page is small enough.
 SHRINK = (1.0, 0.8, 0.65, 0.5, 0.35)
@@ -107,7 +123,7 @@ def _assembled(
     parts = [part for function in section.parts if (part := made[function]) is not None]
     head = made[section.results]
     if head is None and parts:
-        head = Section(section.name, section.name.upper(), ())
+        head = Section(section.name, title_of(section.name), ())
     return head and replace(head, subsections=parts)
 
 
@@ -117,7 +133,7 @@ def facts(material: Material) -> list[Fact]:
     systems = list(dict.fromkeys(result.system for result in material.results))
     for system in systems:
         splits = ", ".join(result.split for result in material.results_of(system))
-        found.append(Fact("System", f"{system.upper()} on {splits}"))
+        found.append(Fact("System", f"{title_of(system)} on {splits}"))
     for name in material.datasets:
         card, table = card_of(material, name), material.class_table(name)
         counts = {subset: entry.get("images") for subset, entry in (card.get("subsets") or {}).items()}

@@ -38,6 +38,14 @@ VARIANT_COLOURS: Mapping[str, str] = {
     "pop": "#0072b2",
     "no_orthogonality": "#56b4e9",
     "no_residual": "#cc79a7",
+    "ignore_novel": "#a3a3a3",
+    "no_extras": "#e69f00",
+    "no_complementary": "#56b4e9",
+    "no_similarity": "#cc79a7",
+    "no_distillation": "#009e73",
+    "full": "#0072b2",
+    "retrained": "#d55e00",
+    "oracle": "#444444",
 }
 SERIES_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 MEASURE_STYLES: Mapping[str, tuple[str, str]] = {
@@ -48,6 +56,7 @@ MEASURE_STYLES: Mapping[str, tuple[str, str]] = {
 NOVEL_SHADE = "#fdf1dc"
 NOVEL_TEXT = "#b85c00"
 CLASSES_PER_ROW = 24
+LEGEND_INSIDE = 5  # entries for which a small plot has room
 
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -261,9 +270,12 @@ def thinned(values: Sequence[float], points: int) -> np.ndarray:
 
 
 def training_curve(
-    rows: Sequence[Mapping[str, Any]], parts: Sequence[str], *, title: str, points: int
+    rows: Sequence[Mapping[str, Any]], parts: Sequence[str], *, title: str, points: int, ylabel: str = "loss"
 ) -> str:
-    """Loss parts (left axis) and learning rate (right axis) against the step, at most `points` per line."""
+    """Loss parts (left axis) and learning rate (right axis) against the step, at most `points` per line.
+
+    Rows without a learning rate have no right axis.
+    """
     steps = thinned([row["step"] for row in rows], points)
     with _style():
         figure = Figure(figsize=(4.7, 2.8))
@@ -274,9 +286,9 @@ def training_curve(
             colour = "#222222" if part == "loss" else SERIES_COLOURS[number % len(SERIES_COLOURS)]
             axes.plot(steps, thinned(values, points), color=colour, linewidth=width, label=part)
         axes.set_xlabel("step")
-        axes.set_ylabel("loss")
+        axes.set_ylabel(ylabel)
         axes.set_title(title)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=min(0.0, axes.dataLim.ymin))  # a loss may be negative
         rates = [row.get("learning_rate") for row in rows]
         handles, names = axes.get_legend_handles_labels()
         if all(isinstance(rate, int | float) for rate in rates):
@@ -293,8 +305,13 @@ def training_curve(
             right.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
             handles.append(right.get_lines()[0])
             names.append("learning rate")
-        axes.legend(handles, names, loc="upper right", fontsize=8)
-        _layout(figure)
+        lines = 0 if len(names) <= LEGEND_INSIDE else -(-len(names) // 3)
+        if lines:
+            figure.set_figheight(2.8 + 0.2 * lines)
+            figure.legend(handles, names, loc="lower center", ncols=3, fontsize=8)
+        else:
+            axes.legend(handles, names, loc="best", fontsize=8)
+        _layout(figure, bottom=0.06 * lines)
         return _svg(figure)
 
 

@@ -17,6 +17,7 @@ from anyshot.report.tables import (
     label,
     mean_over_splits,
     percent,
+    rank,
     scored_variants,
 )
 
@@ -40,12 +41,6 @@ PROTOCOL_REMARK = (
 )
 DIAM = Protocol("diam", "DIaM's and BCM's protocol", ("all", "base", "harmonic"))
 IN_BARS = ("base", "finetune", "prototype", "pop")  # more bars to a class would be too thin
-
-
-def rank(variant: str) -> int:
-    """Where a variant stands in a table."""
-    order = list(VARIANTS)
-    return order.index(variant) if variant in VARIANTS else len(order)
 
 
 def _by_split(material: Material) -> dict[str, list[Scored]]:

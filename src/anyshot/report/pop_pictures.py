@@ -16,8 +16,8 @@ from anyshot.report.few_shot import of_most_shots
 from anyshot.report.gallery import Painter, ids_in
 from anyshot.report.material import Material, SplitResult, read_json
 from anyshot.report.picture_sources import split_galleries
-from anyshot.report.pop import SYSTEM, rank
-from anyshot.report.tables import VARIANTS, scored_variants
+from anyshot.report.pop import SYSTEM
+from anyshot.report.tables import VARIANTS, rank, scored_variants
 
 REMARK = (
     "What every method that was run made of the same images, all taught by the same draw of support images:"

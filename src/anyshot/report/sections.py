@@ -15,7 +15,7 @@ from anyshot.engine.stores import Store
 from anyshot.job import duration
 from anyshot.report import plots
 from anyshot.report.blocks import Block, Cell, Code, Details, Figure, Figures, RowGroup, Section, Table
-from anyshot.report.material import Material, Place, finite, place_of, read_curve, read_json
+from anyshot.report.material import Material, Place, finite, place_of, read_curve, read_json, title_of
 from anyshot.report.tables import ABSENT, number
 
 DRAW = re.compile(r"_seed\d+$")  # of support images, in a variant's name
@@ -33,6 +33,9 @@ CURVE_COLUMNS = {
     "eta_seconds",
     "seconds",
     "time",
+    "distilled",
+    "similar_f1",
+    "dissimilar_f1",
 }
 
 
@@ -46,12 +49,12 @@ def training(material: Material) -> Section | None:
             continue
         place, last = place_of(path), lines[-1]
         title = _where(place)
-        parts = [key for key in last if key not in CURVE_COLUMNS and finite(last[key]) is not None]
+        parts = [key for key in last if key not in CURVE_COLUMNS and any(finite(r.get(key)) for r in lines)]
         uri = plots.training_curve(lines, parts, title=title, points=material.options.curve_points)
         ends = (f"{_loss(line)} at step {line['step']}" for line in (lines[0], last))
         alt = f"Training of {title}: loss " + ", then ".join(ends) + "."
         figures.append(Figure(uri, alt, width=520))
-        groups.setdefault(place.system.upper(), []).append(
+        groups.setdefault(title_of(place.system), []).append(
             [
                 Cell(place.title),
                 Cell(place.split),
@@ -76,7 +79,7 @@ def training(material: Material) -> Section | None:
 
 def _where(place: Place) -> str:
     """A stage of a split of a system, for people: `RETAB affinity (mixed), fold0`."""
-    title = " ".join(filter(None, (place.system.upper(), place.title)))
+    title = " ".join(filter(None, (title_of(place.system), place.title)))
     return f"{title}, {place.split}" if place.split else title
 
 
@@ -113,7 +116,7 @@ def cost(material: Material) -> Section | None:
     for place in sorted(found, key=lambda place: place.order):
         seconds = sum(seconds for seconds, _ in found[place])
         peak = max((memory for _, memory in found[place] if memory is not None), default=None)
-        groups.setdefault(" ".join((place.system.upper(), place.split)), []).append([
+        groups.setdefault(" ".join((title_of(place.system), place.split)), []).append([
             Cell(place.title),
             number(len(found[place])),
             Cell(duration(seconds), number=True, bar=seconds / longest),

@@ -41,6 +41,14 @@ VARIANTS: Mapping[str, str] = {
     "pop": "POP",
     "no_orthogonality": "POP without orthogonality",
     "no_residual": "POP, background from the whole feature",
+    "ignore_novel": "Novel classes ignored",
+    "no_extras": "Without complementary loss and distillation",
+    "no_complementary": "Without complementary loss",
+    "no_similarity": "Untrained teacher",
+    "no_distillation": "Without distillation",
+    "full": "SimFormer",
+    "retrained": "SimFormer, trained again",
+    "oracle": "All masks (upper bound)",
 }
 
 
@@ -64,6 +72,12 @@ class Scored:
     draws: Mapping[int, Mapping[str, float | None]] = field(default_factory=dict)
     spread: Mapping[str, float | None] = field(default_factory=dict)
     others: Mapping[str, Scored] = field(default_factory=dict)
+
+
+def rank(variant: str) -> int:
+    """Where a variant stands in a table."""
+    order = list(VARIANTS)
+    return order.index(variant) if variant in VARIANTS else len(order)
 
 
 def label(scored: Scored) -> str:
@@ -252,7 +266,7 @@ def _mean_scored(found: Sequence[Scored]) -> Scored:
         reference=_mean(references) if len(references) == len(found) else None,
         shots=first.shots,
         draws=draws,
-        spread={name: _deviation([values[name] for values in draws.values()]) for name in MEASURES},
+        spread={name: deviation([values[name] for values in draws.values()]) for name in MEASURES},
         others={
             name: _mean_scored([scored.others[name] for scored in found])
             for name in first.others
@@ -261,7 +275,7 @@ def _mean_scored(found: Sequence[Scored]) -> Scored:
     )
 
 
-def _deviation(values: Sequence[float | None]) -> float | None:
+def deviation(values: Sequence[float | None]) -> float | None:
     """Sample standard deviation; None for a single value and where one is undefined."""
     known = [value for value in values if value is not None]
     return statistics.stdev(known) if len(known) == len(values) > 1 else None

@@ -1,6 +1,7 @@
 """Own data: images/<subset>/*, masks/<subset>/<stem>.png, classes.csv (id,name[,kind,red,green,blue]).
 
-An image without a mask takes its labels from labels.csv (stem,name): so novel images need no masks.
+An image has the labels that its mask shows and those that labels.csv (stem,name) gives it. So novel images
+need no masks, and in a mask novel classes may be void.
 """
 
 from __future__ import annotations

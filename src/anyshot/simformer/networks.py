@@ -1,0 +1,103 @@
+"""SimFormer's network: a MaskFormer and, while trained on pairs, the similarity network (simformer.md 2).
+
+Only the MaskFormer segments; SimNet and the window that balances its loss belong to training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from anyshot.nets.backbones import build_backbone
+from anyshot.nets.contract import NORM_LAYERS, Backbone
+from anyshot.nets.maskformer import MaskFormer, Proposals
+from anyshot.options import BackboneOptions, OptimiserOptions
+from anyshot.simformer.options import MaskNetwork
+from anyshot.simformer.similarity import BalanceWindow, SimilarityNet
+
+NETWORK = "simformer"  # its name in a model card
+UNDECAYED = (*NORM_LAYERS, nn.Embedding)
+
+
+class SimFormer(nn.Module):
+    """Proposals of images; SimNet and its window stand by for the losses of pairs.
+
+    Args:
+        maskformer: all that inference needs.
+        similarity: SimNet, of the MaskFormer's width; None where no pairs are trained on.
+        balance: window over the counts of similar and dissimilar points; given with `similarity`.
+
+    Raises:
+        ValueError: only one of `similarity` and `balance` is given.
+    """
+
+    def __init__(
+        self,
+        *,
+        maskformer: MaskFormer,
+        similarity: SimilarityNet | None = None,
+        balance: BalanceWindow | None = None,
+    ) -> None:
+        super().__init__()
+        if (similarity is None) != (balance is None):
+            raise ValueError("give `similarity` and `balance` together, or neither")
+        self.maskformer, self.similarity, self.balance = maskformer, similarity, balance
+
+    def forward(self, images: Tensor, *, every_layer: bool = True) -> Proposals:
+        """Proposals of normalised images (B, 3, H, W), after every layer or after the last alone."""
+        return self.maskformer(images, every_layer=every_layer)
+
+
+def build_simformer(options: Mapping[str, Any], *, load: bool = False) -> SimFormer:
+    """The network of a model card's options.
+
+    options: `backbone` (BackboneOptions), `classes` (K), `network` (MaskNetwork), and `similarity`: null, or
+    an object of `depth`, `norm` and `window` (PairLosses).
+    load: take the backbone's initial weights too; False for a network that is filled right after.
+
+    Raises:
+        ConfigError: the backbone has no map of stride 4, or does not know its options.
+        WeightsError: the backbone's weights are missing, broken, or made for another network.
+    """
+    network = MaskNetwork.model_validate(options["network"])
+    backbone = build_backbone(BackboneOptions.model_validate(options["backbone"]), load=load)
+    maskformer = MaskFormer(backbone=backbone, classes=options["classes"], **network.model_dump())
+    pairs = options["similarity"]
+    if pairs is None:
+        return SimFormer(maskformer=maskformer)
+    return SimFormer(
+        maskformer=maskformer,
+        similarity=SimilarityNet(width=network.width, depth=pairs["depth"], norm=pairs["norm"]),
+        balance=BalanceWindow(length=pairs["window"]),
+    )
+
+
+def parameter_groups(model: nn.Module, options: OptimiserOptions) -> list[dict[str, Any]]:
+    """Trainable parameters in four groups (simformer.md 3), for the training loop.
+
+    The backbone has lr `scale` 1, all else `head_multiplier`, SimNet included. Norms and embeddings do not
+    decay, biases do. Frozen parameters are left out.
+    """
+    backbone = {
+        id(parameter)
+        for part in model.modules()
+        if isinstance(part, Backbone)
+        for parameter in part.parameters()
+    }
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {
+        (inside, decays): [] for inside in (True, False) for decays in (True, False)
+    }
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if parameter.requires_grad:
+                groups[id(parameter) in backbone, not isinstance(module, UNDECAYED)].append(parameter)
+    return [
+        {
+            "params": parameters,
+            "scale": 1.0 if inside else options.head_multiplier,
+            "weight_decay": options.weight_decay if decays else 0.0,
+        }
+        for (inside, decays), parameters in groups.items()
+    ]
