@@ -63,9 +63,7 @@ def main() -> None:
     first = next(iter(contents.values()))
     system = first["system"]
     print_origin(first, config=given.config, target=f"{system}_all")
-    print(
-        "In %. ± is the sample standard deviation over draws of support images, in the mean's rows over splits.\n"
-    )
+    print("In %. ±: sample standard deviation over draws of support images; of the mean: over splits.\n")
     means = print_scores(contents, OLD.get(system, "base"))
     print()
     total = print_stages(stage_rows(given.results, system))

@@ -99,12 +99,12 @@ rule pop_novel_update:
         features=pop_features,
     output:
         **network(HEAD),
-    wildcard_constraints:
-        method="pop|finetune|prototype|no_orthogonality|no_residual",
     log:
         f"{POP_LOGS}/{{split}}/novel_update.{{method}}.{{shot}}shot_seed{{support}}.log",
     benchmark:
         f"{POP_BENCHMARKS}/{{split}}/novel_update.{{method}}.{{shot}}shot_seed{{support}}.tsv"
+    wildcard_constraints:
+        method="pop|finetune|prototype|no_orthogonality|no_residual",
     conda:
         "../envs/anyshot.yaml"
     threads: 1 if settings.pop.novel_update.mode == "cached" else 4

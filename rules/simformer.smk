@@ -32,12 +32,12 @@ rule simformer_joint:
         pairs=f"{SF}/pairs/pairs.json",
     output:
         **network(f"{SF}/joint/{{method}}"),
-    wildcard_constraints:
-        method=one_of(SIMFORMER_VARIANTS),
     log:
         f"{SIMFORMER_LOGS}/{{split}}/joint.{{method}}.log",
     benchmark:
         f"{SIMFORMER_BENCHMARKS}/{{split}}/joint.{{method}}.tsv"
+    wildcard_constraints:
+        method=one_of(SIMFORMER_VARIANTS),
     conda:
         "../envs/anyshot.yaml"
     threads: 8
@@ -104,12 +104,12 @@ rule simformer_predict:
         labels=f"{SF}/predict/{{method}}/{{shard}}/labels.csv",
         counts=f"{SF}/predict/{{method}}/{{shard}}/counts.json",
         shown=f"{SF}/predict/{{method}}/{{shard}}/shown.h5",
-    wildcard_constraints:
-        method=one_of([*SIMFORMER_VARIANTS, RETRAINED]),
     log:
         f"{SIMFORMER_LOGS}/{{split}}/predict.{{method}}.{{shard}}.log",
     benchmark:
         f"{SIMFORMER_BENCHMARKS}/{{split}}/predict.{{method}}.{{shard}}.tsv"
+    wildcard_constraints:
+        method=one_of([*SIMFORMER_VARIANTS, RETRAINED]),
     conda:
         "../envs/anyshot.yaml"
     threads: 4

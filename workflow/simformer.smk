@@ -14,14 +14,18 @@ SIMFORMER_DATA = {
     "manifest": f"{R}/data/{settings.simformer.data}/manifest.csv",
     "classes": f"{R}/data/{settings.simformer.data}/classes.csv",
 }
-SIMFORMER_SHARDS = [f"{number}of{settings.simformer.shards}" for number in range(1, settings.simformer.shards + 1)]
+SIMFORMER_SHARDS = [
+    f"{number}of{settings.simformer.shards}" for number in range(1, settings.simformer.shards + 1)
+]
 SIMFORMER_COUNTS = expand(
     f"{SF}/predict/{{method}}/{{shard}}/counts.json",
     method=settings.simformer.scored(),
     shard=SIMFORMER_SHARDS,
     allow_missing=True,
 )
-SIMFORMER_PSEUDO = expand(f"{SF}/pseudo_label/{{shard}}/labels.csv", shard=SIMFORMER_SHARDS, allow_missing=True)
+SIMFORMER_PSEUDO = expand(
+    f"{SF}/pseudo_label/{{shard}}/labels.csv", shard=SIMFORMER_SHARDS, allow_missing=True
+)
 
 
 def simformer_network(wildcards):
@@ -63,7 +67,11 @@ def simformer_measured():
     stages += [f"predict.{one}.{shard}" for one in settings.simformer.scored() for shard in SIMFORMER_SHARDS]
     if settings.simformer.retraining:
         stages += ["retrain", *(f"pseudo_label.{shard}" for shard in SIMFORMER_SHARDS)]
-    return [f"{SIMFORMER_BENCHMARKS}/{split}/{stage}.tsv" for split in settings.simformer.splits for stage in stages]
+    return [
+        f"{SIMFORMER_BENCHMARKS}/{split}/{stage}.tsv"
+        for split in settings.simformer.splits
+        for stage in stages
+    ]
 
 
 localrules:
