@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+import anyshot
 from anyshot.data.images import read_mask, write_mask
 from anyshot.data.manifest import Manifest, read_samples
 from anyshot.engine.checkpoints import load_weights
@@ -32,6 +36,14 @@ def dataset(*subsets: str, split: str = "shapes", novel: list[str] | None = None
     return stages.WeakDataset(subsets=list(subsets), split=split, novel=NOVEL if novel is None else novel)
 
 
+def joint_options(variant: stages.Variant, *, steps: int, **changes: Any) -> stages.Joint:
+    return stages.Joint(
+        variant=variant, backbone=BACKBONE, network=NETWORK, augmentation=CROPS, dataset=dataset("train"),
+        pairs=stages.PairLosses(points=16),
+        optimiser=stages.JointOptimiser(**{**ADAM, "batch_size": 4}, max_steps=steps, epochs=1000),
+    ).model_copy(update=changes)  # fmt: skip
+
+
 class Run(ShapesRun):
     """SimFormer's stages."""
 
@@ -43,13 +55,24 @@ class Run(ShapesRun):
     def joint(
         self, variant: stages.Variant, *, steps: int, folder: str | None = None, **changes: Any
     ) -> Path:
-        options = stages.Joint(
-            variant=variant, backbone=BACKBONE, network=NETWORK, augmentation=CROPS, dataset=dataset("train"),
-            pairs=stages.PairLosses(points=16),
-            optimiser=stages.JointOptimiser(**{**ADAM, "batch_size": 4}, max_steps=steps, epochs=1000),
-        ).model_copy(update=changes)  # fmt: skip
         outputs = self.network(folder or f"joint/{variant}")
-        self.call("joint", options, {"pairs": self.pairs}, outputs)
+        self.call("joint", joint_options(variant, steps=steps, **changes), {"pairs": self.pairs}, outputs)
+        return outputs["weights"]
+
+    def joint_on_two_devices(self, options: stages.Joint, folder: str) -> Path:
+        """The same stage, in a process of its own that starts a second one."""
+        words = [sys.executable, str(Path(__file__).with_name("two_devices.py"))]
+        words += ["--options", options.canonical()]
+        for name, path in {**self.data, "pairs": self.pairs}.items():
+            words += ["--input", name, str(path)]
+        outputs = self.network(folder)
+        for name, path in outputs.items():
+            words += ["--output", name, str(path)]
+        words += ["--seed", "0", "--threads", "1", "--log", str(self.folder / f"{folder}.log")]
+        source = Path(anyshot.__file__).parents[1]
+        environment = {**os.environ, "PYTHONPATH": f"{source}{os.pathsep}{self.repository}"}
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-3000:]
         return outputs["weights"]
 
     def pseudo(self, weights: Path, **changes: Any) -> Path:
@@ -212,6 +235,30 @@ def test_accumulation_equals_the_larger_batch(run: Run) -> None:
         found.append(load_weights(weights)[0])
     for name, value in found[0].items():
         assert torch.allclose(value.float(), found[1][name].float(), atol=2e-5), name
+
+
+@pytest.mark.slow
+def test_two_devices_give_the_weights_of_one(run: Run) -> None:
+    """Up to rounding. Not SimLoss, whose balance counts a pair of images per device at a time, and not the
+    statistics of SimNet's norms, which each device has of its own pairs."""
+    frozen = stages.MaskBackbone(name="resnet18", weights="none", freeze_norm=True)
+    optimiser = stages.JointOptimiser(
+        **{**ADAM, "optimiser": "sgd", "batch_size": 4}, momentum=0.0, max_steps=3, epochs=1000
+    )
+    without = stages.PairLosses(points=16, similarity_weight=0.0)
+    options = joint_options("full", steps=3, backbone=frozen, optimiser=optimiser, pairs=without)
+    one = load_weights(
+        run.joint("full", steps=3, folder="one", backbone=frozen, optimiser=optimiser, pairs=without)
+    )
+    two = load_weights(run.joint_on_two_devices(options, "two"))
+    counted = ("running_mean", "running_var", "num_batches_tracked")
+    for name, value in one[0].items():
+        if not (name.startswith("similarity.") and name.endswith(counted)):
+            assert torch.allclose(value.float(), two[0][name].float(), atol=2e-5), name
+    whole = run.joint_on_two_devices(joint_options("full", steps=3), "whole")
+    line = json.loads(whole.with_name("train.jsonl").read_text().splitlines()[-1])
+    assert line["step"] == 3
+    assert line["similarity"] > 0
 
 
 def test_a_network_of_another_split_is_refused(run: Run, full: Path) -> None:

@@ -95,7 +95,6 @@ class Partners:
 
     def __init__(self, labels: ImageLabels, *, mode: PairMode, rare_share: float) -> None:
         self.labels, self.mode, self.rare_share = labels, mode, rare_share
-        self._candidates: dict[int, dict[int, list[int]]] = {}
 
     def draw(self, image: int, rng: np.random.Generator) -> int:
         """The partner's number; the image's own where no other fits."""
@@ -125,10 +124,10 @@ class Partners:
         return classes[int(rng.integers(len(classes)))]
 
     def _deconfounded(self, image: int) -> dict[int, list[int]]:
-        if image not in self._candidates:
-            own = members(self.labels.novel[image])
-            self._candidates[image] = {index: self.labels.deconfounded(image, index) for index in own}
-        return self._candidates[image]
+        """The candidates of each novel class of an image; found anew, as those of all images are too many to
+        keep."""
+        own = members(self.labels.novel[image])
+        return {index: self.labels.deconfounded(image, index) for index in own}
 
 
 def members(bits: int) -> list[int]:
