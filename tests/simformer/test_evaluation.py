@@ -10,7 +10,7 @@ from anyshot.data.classes import ClassTable
 from anyshot.errors import ConfigError
 from anyshot.ops.metrics import Confusion, Roles
 from anyshot.simformer.evaluation import accuracies, merged, scored_variants, weak_means
-from anyshot.simformer.inference import View, segment
+from anyshot.simformer.inference import View, fused_scores, segment
 from anyshot.simformer.pseudo import pseudo_labels
 from anyshot.simformer.tables import WeakTables
 
@@ -76,6 +76,26 @@ def test_the_map_does_not_depend_on_the_chunk_of_classes() -> None:
     whole = segment(views, 13, 17, chunk=7)
     assert len(np.unique(whole)) > 2
     assert all(np.array_equal(segment(views, 13, 17, chunk=chunk), whole) for chunk in (1, 2, 3))
+
+
+def test_classes_that_cannot_win_are_not_resized(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 40 classes 3 are somewhere likely; the map is that of all 40."""
+    rng = torch.Generator().manual_seed(1)
+    logits = torch.randn(6, 40, generator=rng)
+    logits[:2, 5], logits[2:4, 17], logits[4:, 30] = 12, 12, 12
+    masks = torch.full((6, 9, 12), 0.05)
+    masks[:2, :, :4], masks[2:4, :, 4:8], masks[4:, :, 8:] = 0.9, 0.9, 0.9
+    view = View(logits.softmax(dim=1), masks)
+    asked = []
+
+    def watched(found: list[View], height: int, width: int, indices: torch.Tensor) -> torch.Tensor:
+        asked.extend(indices.tolist())
+        return fused_scores(found, height, width, indices)
+
+    monkeypatch.setattr("anyshot.simformer.inference.fused_scores", watched)
+    expected = fused_scores([view], 36, 48, torch.arange(40)).argmax(dim=0)
+    assert segment([view], 36, 48, chunk=4).tolist() == expected.tolist()
+    assert len(asked) < 12
 
 
 def test_a_pseudo_label_has_true_base_classes_and_the_image_s_novel_ones_only() -> None:

@@ -16,6 +16,7 @@ from anyshot.simformer.datasets import short_side_size
 from anyshot.simformer.options import Scales
 
 DIVISOR = 32  # px of which a side of the padded image is a multiple
+ROUNDING = 1.0001  # of sums and resizing, by which a score may pass its bound
 CHUNK = 16  # classes whose scores are held at the image's own size at a time
 
 
@@ -75,20 +76,41 @@ def segment(
     """Class index of every pixel, (H, W) uint8: the best mean score over the views.
 
     score[c, x] = sum over the proposals of P(c) P(mask at x), resized bilinearly to (H, W). Only `chunk`
-    classes are held at that size at once; the map does not depend on it. allowed: class indices to choose
-    among, None = all.
+    classes are held at that size at once; the map does not depend on it. Classes come by falling largest
+    score; where no other can win at any pixel the rest is left out. allowed: class indices to choose among,
+    None = all.
     """
-    every = list(range(found[0].classes.shape[1])) if allowed is None else sorted(allowed)
     device = found[0].pixels.device
+    count = found[0].classes.shape[1]
+    every = (
+        torch.arange(count, device=device)
+        if allowed is None
+        else torch.tensor(sorted(allowed), device=device)
+    )
+    bounds, order = _largest_scores(found, every, chunk).sort(descending=True, stable=True)
     best = torch.full((height, width), -1.0, device=device)
     winner = torch.zeros((height, width), dtype=torch.uint8, device=device)
     for begin in range(0, len(every), chunk):
-        indices = torch.tensor(every[begin : begin + chunk], device=device)
+        if begin and bounds[begin] * ROUNDING < best.min():
+            break
+        indices = every[order[begin : begin + chunk]].sort().values
         score, place = fused_scores(found, height, width, indices).max(dim=0)
         better = score > best
         best = torch.where(better, score, best)
         winner = torch.where(better, indices[place].to(torch.uint8), winner)
     return winner.cpu().numpy()
+
+
+def _largest_scores(found: Sequence[View], indices: Tensor, chunk: int) -> Tensor:
+    """Bounds (C,) on the scores of the classes `indices` (C,): resizing never exceeds the largest cell."""
+    total = torch.zeros(len(indices), device=indices.device)
+    for view in found:
+        parts = (
+            torch.einsum("qc,qhw->chw", view.classes[:, part], view.pixels).amax(dim=(1, 2))
+            for part in indices.split(chunk)
+        )
+        total += torch.cat(list(parts))
+    return total / len(found)
 
 
 def fused_scores(found: Sequence[View], height: int, width: int, indices: Tensor) -> Tensor:
