@@ -45,6 +45,8 @@ READERS = (
     data.CocoData,
     data.CocoStuff10kData,
     data.Ade20kData,
+    data.Ade20kFullData,
+    data.PascalContextData,
     data.FolderData,
     data.ImagenetData,
     data.ScenesData,

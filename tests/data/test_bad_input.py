@@ -173,6 +173,6 @@ def test_options_name_unknown_keys_and_readers() -> None:
     with pytest.raises(ValueError, match="rooot"):
         Prepare.model_validate({"name": "x", "source": {"reader": "voc", "root": "a", "rooot": "b"}})
     with pytest.raises(ValueError, match="'voc', 'folder', 'imagenet', 'scenes'"):
-        Prepare.model_validate({"name": "x", "source": {"reader": "pascal_context", "root": "a"}})
+        Prepare.model_validate({"name": "x", "source": {"reader": "pascal_part", "root": "a"}})
     same = Prepare(name="x", source=ScenesData(train=3))
     assert Prepare.parse(same.canonical()) == same

@@ -46,6 +46,15 @@ folder with images/, annotations/ and imageLists/.""",
     "ade20k": """\
 ADE20K (1 GB, sceneparsing.csail.mit.edu): ADEChallengeData2016.zip, unpacked. Set `root` to the folder with
 images/ and annotations/.""",
+    "ade20k_full": """\
+ADE20K's full release 2021_17_01 (groups.csail.mit.edu/vision/datasets/ADE20K, registration), its 847 classes
+converted by MaskFormer's prepare_ade20k_full_sem_seg.py. Set `root` to the folder with images_detectron2/ and
+annotations_detectron2/.""",
+    "pascal_context": """\
+PASCAL-Context (annotations: cs.stanford.edu/~roozbeh/pascal-context; images: PASCAL VOC 2010). Either
+SegmentationClassContext/ beside VOC 2010's JPEGImages/, as mmsegmentation converts it (59 classes), or
+images/ and annotations_ctx59/ or annotations_ctx459/ with training/ and validation/, as FC-CLIP's data sets
+have it. Set `root` to the folder that holds them.""",
     "imagenet": """\
 ImageNet-like folders: <root>/<wnid>/*.JPEG, optionally names.csv (wnid,name). ImageNet itself needs an
 account at https://image-net.org/download.php .""",

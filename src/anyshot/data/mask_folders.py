@@ -12,7 +12,9 @@ from anyshot.errors import DataError
 MASK_SUFFIXES: Final = (".png",)
 
 
-def paired_samples(images: Path, masks: Path, subset: str) -> tuple[list[Sample], list[Problem]]:
+def paired_samples(
+    images: Path, masks: Path, subset: str, *, mask_suffixes: tuple[str, ...] = MASK_SUFFIXES
+) -> tuple[list[Sample], list[Problem]]:
     """The images that have a mask, sorted by relative stem, which is their id, and files without a partner.
 
     Raises DataError when there are no images.
@@ -20,11 +22,12 @@ def paired_samples(images: Path, masks: Path, subset: str) -> tuple[list[Sample]
     found, problems = _by_stem(images, IMAGE_SUFFIXES, "image")
     if not found:
         raise DataError(f"{images}: the subset is empty (no image files); unpack it, or remove the folder")
-    with_mask, more = _by_stem(masks, MASK_SUFFIXES, "mask")
+    with_mask, more = _by_stem(masks, mask_suffixes, "mask")
     problems += more
     samples = [Sample(stem, found[stem], with_mask[stem], subset, ()) for stem in found if stem in with_mask]
     for stem in (stem for stem in found if stem not in with_mask):
-        message = f"{found[stem]}: no mask, expected {masks / stem}.png; add it, or remove the image"
+        expected = f"{masks / stem}{mask_suffixes[0]}"
+        message = f"{found[stem]}: no mask, expected {expected}; add it, or remove the image"
         problems.append(Problem(stem, "missing mask", message))
     for stem in (stem for stem in with_mask if stem not in found):
         message = f"{with_mask[stem]}: no image, expected {images / stem}.jpg; add it, or remove the mask"

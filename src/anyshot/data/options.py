@@ -162,6 +162,32 @@ class Ade20kData(DataSource):
     )
 
 
+class Ade20kFullData(DataSource):
+    """ADE20K with 847 classes (release 2021_17_01), converted as MaskFormer converts it: 16-bit masks."""
+
+    reader: Literal["ade20k_full"] = "ade20k_full"
+    root: str = Field(
+        description="folder with images_detectron2/ and annotations_detectron2/, or the one above, which"
+        " holds ADE20K_2021_17_01/"
+    )
+    classes: str | None = Field(
+        None,
+        description="a class list of 847 names (.yaml, .json, .csv, .txt; relative paths count from root)"
+        " instead of LarvSeg's, which is shipped",
+    )
+
+
+class PascalContextData(DataSource):
+    """PASCAL-Context, 59 classes in 8-bit masks or 459 in 16-bit masks."""
+
+    reader: Literal["pascal_context"] = "pascal_context"
+    root: str = Field(
+        description="folder with images/ and annotations_ctx59/ or annotations_ctx459/, or VOC2010's, with"
+        " JPEGImages/ and SegmentationClassContext/; or one that holds either"
+    )
+    classes: Literal[59, 459] = Field(59, description="how many classes")
+
+
 DataOptions = Annotated[
     VocData
     | FolderData
@@ -171,7 +197,9 @@ DataOptions = Annotated[
     | CamvidData
     | CocoData
     | CocoStuff10kData
-    | Ade20kData,
+    | Ade20kData
+    | Ade20kFullData
+    | PascalContextData,
     Field(discriminator="reader"),
 ]
 

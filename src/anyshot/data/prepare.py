@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from anyshot.data.classes import ClassTable
+from anyshot.data.classes import IGNORE_8_BIT, ClassTable
 from anyshot.data.images import image_size, read_image, read_mask
 from anyshot.data.manifest import Manifest, Sample
 from anyshot.data.options import CocoData, CocoStuff10kData, DataSource, Prepare, ScenesData
@@ -188,7 +188,8 @@ def check_sample(
                 problems.append(Problem(sample.id, "size mismatch", f"{message}; make both the same"))
             counts = np.bincount(mask.ravel())
             pixels = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
-            problems.extend(_value_problems(sample, pixels, table, void))
+            eight_bits = mask.dtype == np.uint8
+            problems.extend(_value_problems(sample, pixels, table, void, eight_bits=eight_bits))
     labels = sample.labels
     if labels_from_mask and sample.mask is not None:
         # a mask need not show every class that the image is known to have: novel ones may be void in it
@@ -202,8 +203,15 @@ def check_sample(
 
 
 def _value_problems(
-    sample: Sample, pixels: dict[int, int], table: ClassTable, void: frozenset[int]
+    sample: Sample, pixels: dict[int, int], table: ClassTable, void: frozenset[int], *, eight_bits: bool
 ) -> list[Problem]:
+    if eight_bits and table.ignore != IGNORE_8_BIT:
+        # 16-bit ids that were saved as 8 bits wrap modulo 256, and then look like other classes.
+        message = (
+            f"{sample.mask}: the mask has 8 bits, but the class table has ids up to {max(table.ids)}, which"
+            f" only 16 bits hold; use the 16-bit masks of this data set ({table.ignore} = ignored)"
+        )
+        return [Problem(sample.id, "8-bit mask", message)]
     ignored = sorted({table.ignore, *void})
     outside = [value for value in pixels if value not in table.index_of and value not in ignored]
     if not outside:

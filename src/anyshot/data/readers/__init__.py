@@ -13,7 +13,8 @@ from anyshot.data.options import DataSource
 from anyshot.errors import ConfigError, DataError
 
 READERS: Final = (
-    "voc", "folder", "imagenet", "scenes", "cityscapes", "camvid", "coco", "coco_stuff10k", "ade20k"
+    "voc", "folder", "imagenet", "scenes", "cityscapes", "camvid", "coco", "coco_stuff10k", "ade20k",
+    "ade20k_full", "pascal_context",
 )  # fmt: skip
 # Their files, or a part of them, are made by the prepare stage and lie in its folder.
 GENERATED: Final = ("scenes", "coco", "coco_stuff10k")
