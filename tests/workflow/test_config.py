@@ -77,7 +77,7 @@ BAD: list[tuple[str, Any, list[str]]] = [
     (
         "data.scenes.reader",
         "scene",
-        ['data.scenes.reader: found "scene", expected one of ade20k, camvid, cityscapes, coco'],
+        ['data.scenes.reader: found "scene", expected one of ade20k, ade20k_full, camvid'],
     ),
     ("data.mine", {"root": "x"}, ["data.mine.reader: not given, expected one of ade20k"]),
     ("data.mine", {"reader": "voc"}, ["data.mine.root: not given, expected text"]),
