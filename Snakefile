@@ -2,7 +2,6 @@
 #
 #   snakemake --cores 8 --resources=gpu=4 results/retab/fold0/miou.json
 #   snakemake --profile slurm all_folds
-#   snakemake --cores 8 report
 #
 # The configuration is config.yaml; overlays for --configfile lie in config/. Stages of a system: rules/<system>.smk.
 from snakemake.utils import min_version
