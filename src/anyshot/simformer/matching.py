@@ -23,6 +23,7 @@ from anyshot.simformer.targets import Targets
 
 POSITIVE = 0.25  # weight of a mask's own pixels in the focal cost; that of the others is 1 - POSITIVE
 LARGE = 1e6  # stands for a cost that is not finite
+CPU_LOGITS = 2**20  # looked at in one go: a few MiB stay in a CPU's cache; GPUs take all at once
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,15 @@ def _mask_costs(logits: Tensor, masks: Tensor, options: Matching) -> Tensor:
     With f+ and f- the focal cost of a cell inside and outside of the mask T, sum(f+ T + f- (1 - T)) is
     (f+ - f-).T + sum(f-) (simformer.md 5, idea 2).
     """
-    x = logits.flatten(2).flatten(0, 1)  # (L Q, cells)
-    truth = masks.flatten(1).to(x.dtype).T
+    rows = logits.flatten(2).flatten(0, 1)  # (L Q, cells)
+    truth = masks.flatten(1).to(rows.dtype).T
+    step = len(rows) if rows.device.type != "cpu" else max(1, CPU_LOGITS // rows.shape[1])
+    costs = torch.cat([_costs_of_rows(part, truth, options) for part in rows.split(step)])
+    return costs.unflatten(0, logits.shape[:2])
+
+
+def _costs_of_rows(x: Tensor, truth: Tensor, options: Matching) -> Tensor:
+    """Costs (n, M) of mask logits (n, cells) and masks (cells, M)."""
     chance, outside = x.sigmoid(), softplus(x)
     inside = (outside - x).mul_((1 - chance).square_()).mul_(POSITIVE)
     outside.mul_(chance).mul_(chance).mul_(1 - POSITIVE)
@@ -112,8 +120,7 @@ def _mask_costs(logits: Tensor, masks: Tensor, options: Matching) -> Tensor:
     focal = (inside.sub_(outside) @ truth + missed) / x.shape[1]
     sizes = chance.sum(dim=1, keepdim=True) + truth.sum(dim=0) + 1
     dice = 1 - (2 * (chance @ truth) + 1) / sizes
-    costs = options.focal_weight * focal + options.dice_weight * dice
-    return costs.unflatten(0, logits.shape[:2])
+    return options.focal_weight * focal + options.dice_weight * dice
 
 
 def _labels_per_image(targets: Targets, table: Tensor) -> list[int]:
