@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import sys
 import tempfile
 import time
@@ -29,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measuring import measured, use_threads
+from measuring import in_own_process, measured, use_threads
 from torch import Tensor
 
 from anyshot.data.image_draws import BalancedDraws
@@ -86,18 +85,14 @@ def _labels(way: Callable[..., Any], classes: int, small: bool, threads: int) ->
     return measured(lambda: way(*data), runs=2)
 
 
-def alone(work: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of the work in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(work, arguments)
-
-
 def argmax_rows(small: bool, threads: int) -> list[Row]:
     many, fitting = (300, 100) if small else (CLASSES, FITTING)
-    seconds, peak, labels = alone(_labels, streamed_argmax, many, small, threads)
-    quick, quick_peak, (certified_labels, share) = alone(_labels, shortcut_argmax, many, small, threads)
-    reference, reference_peak, expected = alone(_labels, plain_argmax, fitting, small, threads)
-    here, here_peak, found = alone(_labels, streamed_argmax, fitting, small, threads)
+    seconds, peak, labels = in_own_process(_labels, streamed_argmax, many, small, threads)
+    quick, quick_peak, (certified_labels, share) = in_own_process(
+        _labels, shortcut_argmax, many, small, threads
+    )
+    reference, reference_peak, expected = in_own_process(_labels, plain_argmax, fitting, small, threads)
+    here, here_peak, found = in_own_process(_labels, streamed_argmax, fitting, small, threads)
     row = {
         "classes": many,
         "seconds": seconds,
@@ -173,8 +168,8 @@ def index_rows(small: bool, threads: int) -> list[Row]:
     images, classes, batches = (5_000, 50, 20) if small else (IMAGES, CLASSES, BATCHES)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "index"
-        seconds, peak, size = alone(_build, folder, images, classes)
-        opened, draw_peak, own, drawn, found = alone(_draw, folder, batches)
+        seconds, peak, size = in_own_process(_build, folder, images, classes)
+        opened, draw_peak, own, drawn, found = in_own_process(_draw, folder, batches)
     return [
         {"item": f"index, {images:,} images", "images": images, "classes": classes, "seconds": seconds,
          "peak_mib": peak, "mib_on_disk": size / 2**20},

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from torch import Tensor
 
 Result = TypeVar("Result")
+Way = Callable[..., list[Tensor]]
+Differences = Callable[[list[Tensor], list[Tensor]], dict[str, float]]
+SMALL_PEAK = 1.0  # MiB; what takes less is counted as this, so that ratios stay finite
 
 
 def _mib(key: str) -> float:
@@ -42,3 +48,59 @@ def measured(work: Callable[[], Result], *, runs: int) -> tuple[float, float, Re
         if run == 0:
             peak = _mib("VmHWM") - before
     return best, peak, result
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is measured: the maker of its input (small or not), the plain and the fast way."""
+
+    data: Callable[[bool], tuple[Any, ...]]
+    plain: Way
+    fast: Way
+
+
+def in_own_process(work: Callable[..., Any], *arguments: Any) -> Any:
+    """What `work`, a function of a module, returns in a process that has done nothing else."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work, arguments)
+
+
+def _one_way(
+    item: Item, by_plain: bool, small: bool, threads: int, runs: int
+) -> tuple[float, float, list[Tensor]]:
+    """Seconds of the fastest run, peak MiB of the first, and the result."""
+    use_threads(threads)
+    way = item.plain if by_plain else item.fast
+    way(*item.data(True))  # libraries load and set up their workspaces at the first call
+    data = item.data(small)
+    return measured(lambda: way(*data), runs=runs)
+
+
+def compared(
+    name: str, item: Item, *, small: bool, threads: int, runs: tuple[int, int], differences: Differences
+) -> dict[str, Any]:
+    """A row of the table: both ways of an item, each in a process of its own, `runs` times plain and fast."""
+    reference_seconds, reference_peak, expected = in_own_process(
+        _one_way, item, True, small, threads, runs[0]
+    )
+    seconds, peak, found = in_own_process(_one_way, item, False, small, threads, runs[1])
+    return {
+        "item": name,
+        "ratio": reference_seconds / seconds,
+        **differences(expected, found),
+        "seconds": seconds,
+        "reference_seconds": reference_seconds,
+        "peak_mib": peak,
+        "reference_peak_mib": reference_peak,
+        "memory_ratio": max(reference_peak, SMALL_PEAK) / max(peak, SMALL_PEAK),
+    }
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    heads = ("reference s", "here s", "faster", "reference MiB", "here MiB", "less", "values", "gradients")
+    print(f"{'item':16}" + "".join(f"{head:>14}" for head in heads))
+    for row in rows:
+        print(f"{row['item']:16}{row['reference_seconds']:>14.4f}{row['seconds']:>14.4f}"
+              f"{row['ratio']:>13.1f}x{row['reference_peak_mib']:>14.1f}{row['peak_mib']:>14.1f}"
+              f"{row['memory_ratio']:>13.1f}x{row['relative_difference']:>14.1e}"
+              f"{row['gradient_difference']:>14.1e}")  # fmt: skip

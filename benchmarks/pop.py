@@ -16,10 +16,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 import torch.nn.functional as F
-from measuring import measured, use_threads
+from measuring import Item, compared, print_table
 from torch import Tensor
 
 from anyshot.ops.upsampled import upsampled_argmax, upsampled_cross_entropy
@@ -38,8 +36,6 @@ THREADS, REQUIRED_RATIO = 2, 30.0
 ALLOWED = {"relative_difference": 1e-4, "gradient_difference": 1e-2}
 BASE, NOVEL, CHANNELS, CELLS = 60, 20, 512, 60
 CROP, LARGE = 473, (640, 480)  # px; logits of an image are decided on a square of its longer side
-SMALL_PEAK = 1.0  # MiB; what takes less is counted as this, so that ratios stay finite
-Way = Callable[..., list[Tensor]]
 
 
 def head_and_features(small: bool) -> tuple[PrototypeHead, Tensor]:
@@ -109,35 +105,11 @@ def fast_labels(logits: Tensor, height: int, width: int) -> list[Tensor]:
     return [upsampled_argmax(logits, height, width, align_corners=True)]
 
 
-@dataclass(frozen=True)
-class Item:
-    """What is measured: the maker of its input, the plain and the fast way."""
-
-    data: Callable[[bool], tuple[Any, ...]]
-    plain: Way
-    fast: Way
-
-
 ITEMS = {
     "head": Item(head_and_features, plain_head, fast_head),
     "cross entropy": Item(logits_and_labels, plain_entropy, fast_entropy),
     "labels": Item(image_logits, plain_labels, fast_labels),
 }
-
-
-def _one_way(name: str, by_plain: bool, small: bool, threads: int) -> tuple[float, float, list[Tensor]]:
-    """Seconds of the fastest run, peak MiB of the first, and the result."""
-    use_threads(threads)
-    item = ITEMS[name]
-    way = item.plain if by_plain else item.fast
-    way(*item.data(True))  # libraries load and set up their workspaces at the first call
-    data = item.data(small)
-    return measured(lambda: way(*data), runs=1 if by_plain else 5)
-
-
-def one_way(name: str, by_plain: bool, small: bool, threads: int) -> tuple[float, float, list[Tensor]]:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_one_way, (name, by_plain, small, threads))
 
 
 def differences(name: str, expected: list[Tensor], found: list[Tensor]) -> dict[str, float]:
@@ -160,31 +132,6 @@ def differences(name: str, expected: list[Tensor], found: list[Tensor]) -> dict[
     }
 
 
-def measure(name: str, small: bool, threads: int) -> dict[str, Any]:
-    reference_seconds, reference_peak, expected = one_way(name, True, small, threads)
-    seconds, peak, found = one_way(name, False, small, threads)
-    return {
-        "item": name,
-        "ratio": reference_seconds / seconds,
-        **differences(name, expected, found),
-        "seconds": seconds,
-        "reference_seconds": reference_seconds,
-        "peak_mib": peak,
-        "reference_peak_mib": reference_peak,
-        "memory_ratio": max(reference_peak, SMALL_PEAK) / max(peak, SMALL_PEAK),
-    }
-
-
-def print_table(rows: list[dict[str, Any]]) -> None:
-    heads = ("reference s", "here s", "faster", "reference MiB", "here MiB", "less", "values", "gradients")
-    print(f"{'item':16}" + "".join(f"{head:>14}" for head in heads))
-    for row in rows:
-        print(f"{row['item']:16}{row['reference_seconds']:>14.4f}{row['seconds']:>14.4f}"
-              f"{row['ratio']:>13.1f}x{row['reference_peak_mib']:>14.1f}{row['peak_mib']:>14.1f}"
-              f"{row['memory_ratio']:>13.1f}x{row['relative_difference']:>14.1e}"
-              f"{row['gradient_difference']:>14.1e}")  # fmt: skip
-
-
 def failures(rows: list[dict[str, Any]]) -> list[str]:
     """What the full form was to show and did not."""
     found = [
@@ -203,7 +150,17 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="tiny inputs, to see that it runs")
     parser.add_argument("--threads", type=int, default=THREADS, metavar="N")
     arguments = parser.parse_args()
-    rows = [measure(name, arguments.small, arguments.threads) for name in ITEMS]
+    rows = [
+        compared(
+            name,
+            item,
+            small=arguments.small,
+            threads=arguments.threads,
+            runs=(1, 5),
+            differences=partial(differences, name),
+        )
+        for name, item in ITEMS.items()
+    ]
     print_table(rows)
     found = [] if arguments.small else failures(rows)
     for line in found:

@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from measuring import measured, use_threads
+from measuring import Item, compared, in_own_process, measured, print_table, use_threads
 from torch import Tensor
 from torch.nn.functional import interpolate, softplus
 
@@ -44,8 +42,6 @@ from tests.reference import simformer_losses as plain
 
 THREADS = 2
 ALLOWED = {"relative_difference": 1e-4, "gradient_difference": 1e-3}
-SMALL_PEAK = 1.0  # MiB; what takes less is counted as this, so that ratios stay finite
-Way = Callable[..., list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -168,30 +164,11 @@ def fast_similarity(net: SimilarityNet, first: Tensor, second: Tensor) -> list[T
     return network_slopes(net, net(first, second))
 
 
-@dataclass(frozen=True)
-class Item:
-    """What is measured: the maker of its input, the plain and the fast way."""
-
-    data: Callable[[bool], tuple[Any, ...]]
-    plain: Way
-    fast: Way
-
-
 ITEMS = {
     "mask losses": Item(matched_masks, plain_mask_losses, fast_mask_losses),
     "matching": Item(proposals_and_targets, plain_matching, fast_matching),
     "similarity": Item(points_and_network, plain_similarity, fast_similarity),
 }
-
-
-def _one_way(name: str, by_plain: bool, small: bool, threads: int) -> tuple[float, float, list[Tensor]]:
-    """Seconds of the fastest run, peak MiB of the first, and the result."""
-    use_threads(threads)
-    item = ITEMS[name]
-    way = item.plain if by_plain else item.fast
-    way(*item.data(True))  # libraries load and set up their workspaces at the first call
-    data = item.data(small)
-    return measured(lambda: way(*data), runs=3)
 
 
 def _step(small: bool, threads: int) -> tuple[float, float, list[Tensor]]:
@@ -238,11 +215,6 @@ def _step(small: bool, threads: int) -> tuple[float, float, list[Tensor]]:
     return measured(work, runs=2)
 
 
-def in_own_process(work: Callable[..., Any], *arguments: Any) -> Any:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(work, arguments)
-
-
 def differences(expected: list[Tensor], found: list[Tensor]) -> dict[str, float]:
     """Of the values the largest difference, absolute and relative to the largest value; of all gradients the
     Euclidean length of the difference relative to that of the gradient.
@@ -258,38 +230,23 @@ def differences(expected: list[Tensor], found: list[Tensor]) -> dict[str, float]
     }
 
 
-def measure(name: str, small: bool, threads: int) -> dict[str, Any]:
-    reference_seconds, reference_peak, expected = in_own_process(_one_way, name, True, small, threads)
-    seconds, peak, found = in_own_process(_one_way, name, False, small, threads)
-    return {
-        "item": name,
-        "ratio": reference_seconds / seconds,
-        **differences(expected, found),
-        "seconds": seconds,
-        "reference_seconds": reference_seconds,
-        "peak_mib": peak,
-        "reference_peak_mib": reference_peak,
-        "memory_ratio": max(reference_peak, SMALL_PEAK) / max(peak, SMALL_PEAK),
-    }
-
-
-def print_table(rows: list[dict[str, Any]]) -> None:
-    heads = ("reference s", "here s", "faster", "reference MiB", "here MiB", "less", "values", "gradients")
-    print(f"{'item':16}" + "".join(f"{head:>14}" for head in heads))
-    for row in rows:
-        print(f"{row['item']:16}{row['reference_seconds']:>14.4f}{row['seconds']:>14.4f}"
-              f"{row['ratio']:>13.1f}x{row['reference_peak_mib']:>14.1f}{row['peak_mib']:>14.1f}"
-              f"{row['memory_ratio']:>13.1f}x{row['relative_difference']:>14.1e}"
-              f"{row['gradient_difference']:>14.1e}")  # fmt: skip
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="tiny inputs, to see that it runs")
     parser.add_argument("--skip-step", action="store_true", help="leave the whole training step out")
     parser.add_argument("--threads", type=int, default=THREADS, metavar="N")
     arguments = parser.parse_args()
-    rows = [measure(name, arguments.small, arguments.threads) for name in ITEMS]
+    rows = [
+        compared(
+            name,
+            item,
+            small=arguments.small,
+            threads=arguments.threads,
+            runs=(3, 3),
+            differences=differences,
+        )
+        for name, item in ITEMS.items()
+    ]
     print_table(rows)
     result: dict[str, Any] = {"items": rows}
     if not arguments.skip_step:

@@ -6,7 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anyshot.commands.importing import check_target, imported_card, system_parser, write_folder
+from anyshot.commands.importing import (
+    check_target,
+    imported_card,
+    novel_names,
+    system_parser,
+    write_folder,
+)
 
 if TYPE_CHECKING:
     from anyshot.data.classes import ClassTable
@@ -67,22 +73,20 @@ def run(arguments: argparse.Namespace) -> int:
         backbone=PopBackbone(name=arguments.backbone, weights="none").model_dump(mode="json"),
     )
     load_into(build_pop_net(report.network["options"]), state)
-    card = imported_card("pop", arguments, report, tables, input_size=Predict().size)
+    card = imported_card(
+        "pop", arguments, report, tables.table, tables=tables.to_json(), input_size=Predict().size
+    )
     write_folder(arguments, state, card, report.text())
     return 0
 
 
 def _tables(arguments: argparse.Namespace) -> FoldTables:
     """The split's tables. Raises ConfigError for unknown splits and classes, DataError for a broken table."""
-    from anyshot.commands.predict import class_names
     from anyshot.data.classes import ClassTable
-    from anyshot.data.splits import novel_class_names
     from anyshot.pop.tables import FoldTables
 
     table = _table(arguments.data_set) if arguments.classes is None else ClassTable.read(arguments.classes)
-    if arguments.novel is not None:
-        return FoldTables.make(table, novel=class_names([arguments.novel], table.names))
-    return FoldTables.make(table, novel=novel_class_names(SCHEMES[arguments.data_set], arguments.split))
+    return FoldTables.make(table, novel=novel_names(arguments, table, SCHEMES[arguments.data_set]))
 
 
 def _table(data_set: str) -> ClassTable:

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     backbone = OpenBackbone(name=arguments.backbone, weights="none").model_dump(mode="json")
     state, report = import_checkpoint(arguments.file, tables=tables, backbone=backbone)
     load_into(build_network(report.network, load=False), state)
-    card = imported_card("raml", arguments, report, tables)
+    card = imported_card("raml", arguments, report, tables.table, tables=tables.to_json())
     write_folder(arguments, state, card, report.text())
     return 0
 

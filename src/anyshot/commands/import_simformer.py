@@ -6,7 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyshot.commands.importing import check_target, system_parser, write_folder
+from anyshot.commands.importing import (
+    check_target,
+    imported_card,
+    novel_names,
+    system_parser,
+    write_folder,
+)
 
 if TYPE_CHECKING:
     from anyshot.data.classes import ClassTable
@@ -90,15 +96,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _tables(arguments: argparse.Namespace) -> WeakTables:
     """The split's tables. Raises ConfigError for unknown splits and classes, DataError for a broken table."""
-    from anyshot.commands.predict import class_names
     from anyshot.data.classes import ClassTable
-    from anyshot.data.splits import novel_class_names
     from anyshot.simformer.tables import WeakTables
 
     table = _table(arguments.data_set) if arguments.classes is None else ClassTable.read(arguments.classes)
-    if arguments.novel is not None:
-        return WeakTables.make(table, class_names([arguments.novel], table.names))
-    return WeakTables.make(table, novel_class_names(SCHEMES[arguments.data_set], arguments.split))
+    return WeakTables.make(table, novel_names(arguments, table, SCHEMES[arguments.data_set]))
 
 
 def _table(data_set: str) -> ClassTable:
@@ -114,22 +116,16 @@ def _table(data_set: str) -> ClassTable:
 
 def _card(arguments: argparse.Namespace, tables: WeakTables, report: ImportReport) -> dict[str, Any]:
     """The content of `model.json`: the size is that of the published training crops and short sides."""
-    from anyshot.engine.model_folder import model_card
-    from anyshot.nets.contract import IMAGENET_MEAN, IMAGENET_STD
     from anyshot.simformer.options import Joint
     from anyshot.simformer.system import published_ade20k
 
     published = published_ade20k().joint if arguments.data_set == "ade20k" else Joint()
-    return model_card(
-        system="simformer",
-        split=arguments.split,
-        network=report.network["name"],
-        network_options=report.network["options"],
-        table=tables.table,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
+    return imported_card(
+        "simformer",
+        arguments,
+        report,
+        tables.table,
         input_size=published.augmentation.crop,
         longest=published.augmentation.longest,
         novel=[tables.table.names[index] for index in tables.novel],
-        imported={"file": report.path.name, "tensors": report.tensors, "numbers": report.parameters},
     )

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from anyshot.errors import ArtifactError
 
+if TYPE_CHECKING:
+    from anyshot.data.classes import ClassTable
+
 
 class Report(Protocol):
-    """What an import found, the same for RAML and POP."""
+    """What an import found, the same for RAML, POP and SimFormer."""
 
     @property
     def path(self) -> Path: ...
@@ -58,10 +61,20 @@ def check_target(arguments: argparse.Namespace) -> None:
         raise ArtifactError(f"{target} exists: choose another --output, or --force to replace it")
 
 
+def novel_names(arguments: argparse.Namespace, table: ClassTable, scheme: str) -> list[str]:
+    """The novel classes that `--novel` lists, or those of `--split` in a scheme. Raises ConfigError."""
+    from anyshot.commands.predict import class_names
+    from anyshot.data.splits import novel_class_names
+
+    if arguments.novel is not None:
+        return class_names([arguments.novel], table.names)
+    return novel_class_names(scheme, arguments.split)
+
+
 def imported_card(
-    system: str, arguments: argparse.Namespace, report: Report, tables: Any, **more: Any
+    system: str, arguments: argparse.Namespace, report: Report, table: ClassTable, **more: Any
 ) -> dict[str, Any]:
-    """The model card of a network that was trained on one split; `tables` are its classes."""
+    """The model card of a network that was trained on one split of the classes of `table`."""
     from anyshot.engine.model_folder import model_card
     from anyshot.nets.contract import IMAGENET_MEAN, IMAGENET_STD
 
@@ -70,10 +83,9 @@ def imported_card(
         split=arguments.split,
         network=report.network["name"],
         network_options=report.network["options"],
-        table=tables.table,
+        table=table,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
-        tables=tables.to_json(),
         imported={"file": report.path.name, "tensors": report.tensors, "numbers": report.parameters},
         **more,
     )

@@ -150,8 +150,6 @@ class CropDataset:
     ) -> None:
         self.samples, self.read, self.tables, self.crops = samples, read, tables, crops
         self.supervision = supervision
-        self._novel = np.zeros(len(tables.table), dtype=bool)
-        self._novel[list(tables.novel)] = True
         self._hidden = np.arange(256, dtype=np.uint8)
         if supervision != "masks":
             self._hidden[list(tables.novel)] = IGNORE
@@ -169,7 +167,7 @@ class CropDataset:
         )
         crop = geometry.labels(labels, fill=IGNORE)
         if self.supervision == "crop":
-            named = self._novel & (np.bincount(crop.ravel(), minlength=256)[: len(named)] > 0)
+            named = self.tables.is_novel & (np.bincount(crop.ravel(), minlength=256)[: len(named)] > 0)
         visible = self._hidden[crop]
         masks = len(np.unique(visible[visible != IGNORE]))
         missing = int(named.sum())

@@ -32,6 +32,12 @@ class ImageLabels:
         ids, base, novel = zip(*listed, strict=True) if listed else ((), (), ())
         return cls(tuple(ids), tuple(base), tuple(novel))
 
+    def with_a_base_class(self) -> ImageLabels:
+        """The same without the images that show none."""
+        rows = [row for row in zip(self.ids, self.base, self.novel, strict=True) if row[1]]
+        ids, base, novel = zip(*rows, strict=True) if rows else ((), (), ())
+        return ImageLabels(tuple(ids), tuple(base), tuple(novel))
+
     @cached_property
     def with_novel(self) -> Mapping[int, list[int]]:
         """Images that show a novel class, by class."""

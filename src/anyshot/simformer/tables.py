@@ -53,6 +53,13 @@ class WeakTables:
         novel = set(self.novel)
         return tuple(index for index in range(len(self.table)) if index not in novel)
 
+    @cached_property
+    def is_novel(self) -> NDArray[np.bool_]:
+        """(K,): which class indices are novel."""
+        found = np.zeros(len(self.table), dtype=bool)
+        found[list(self.novel)] = True
+        return found
+
     @property
     def roles(self) -> Roles:
         return Roles(base=self.base, novel=self.novel)
