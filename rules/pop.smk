@@ -37,7 +37,7 @@ rule pop_base:
         f"{POP_BENCHMARKS}/{{split}}/base.tsv"
     conda:
         "../envs/anyshot.yaml"
-    threads: 8
+    threads: 1 + settings.pop.base.optimiser.workers
     resources:
         **need(gpu=settings.gpus, megabytes=24000, minutes=1440),
     params:

@@ -16,10 +16,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -37,6 +36,9 @@ from anyshot.engine.sampling import (
 from anyshot.engine.schedules import schedule_of
 from anyshot.errors import AnyshotError
 from anyshot.options import OptimiserOptions
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = ["Loss", "TrainingData", "TrainingJob", "all_reduce_sum", "train"]
 
