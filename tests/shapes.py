@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+import anyshot
 from anyshot.data.classes import ClassTable
 from anyshot.data.images import write_mask
 from anyshot.data.manifest import Manifest, Sample
@@ -78,6 +82,26 @@ class ShapesRun:
         stage = f"{self.system}.{name}"
         given = {**self.data, **inputs}
         module.main(Job.for_tests(stage, options, inputs=given, outputs=outputs, **job))
+
+    def call_on_two_devices(
+        self, name: str, options: Any, inputs: dict[str, Any], outputs: dict[str, Path]
+    ) -> None:
+        """Run a training stage in a process of its own that starts a second one; seed 0, one thread each."""
+        words = [sys.executable, str(Path(__file__).with_name("two_devices.py"))]
+        words += ["--options", options.canonical()]
+        for key, path in {**self.data, **inputs}.items():
+            words += ["--input", key, str(path)]
+        for key, path in outputs.items():
+            words += ["--output", key, str(path)]
+        words += ["--seed", "0", "--threads", "1", "--log", str(self.folder / f"{name}.two.log")]
+        source = Path(anyshot.__file__).parents[1]
+        variables = {
+            "STAGE": f"{self.system}.{name}", "PYTHONPATH": f"{source}{os.pathsep}{self.repository}"
+        }  # fmt: skip
+        done = subprocess.run(
+            words, env={**os.environ, **variables}, capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
 
     def network(self, folder: str) -> dict[str, Path]:
         """Outputs of a training."""

@@ -10,13 +10,14 @@ import torch
 from reference import maskformer as plain
 from torch import Tensor, nn
 
+from anyshot.engine.parameter_groups import parameter_groups
 from anyshot.engine.train import _optimiser
 from anyshot.errors import ConfigError
 from anyshot.nets.backbones import build_backbone
 from anyshot.nets.contract import Backbone
 from anyshot.nets.maskformer import MaskFormer, Proposals, sine_position
 from anyshot.options import BackboneOptions
-from anyshot.simformer.networks import SimFormer, build_simformer, parameter_groups
+from anyshot.simformer.networks import UNDECAYED, SimFormer, build_simformer
 from anyshot.simformer.options import JointOptimiser
 
 SMALL = {"name": "test_resnet", "weights": "none", "output_stride": 32, "freeze_norm": False,
@@ -287,7 +288,7 @@ def test_groups(norm: str) -> None:
     """Case 7, last line: backbone at 1e-5, else 1e-4; norms and embeddings do not decay."""
     model = build_simformer(card(similarity={"depth": 2, "norm": norm, "window": 7}))
     options = JointOptimiser()
-    optimiser = _optimiser(model, parameter_groups(model, options), options)
+    optimiser = _optimiser(model, parameter_groups(model, options, undecayed=UNDECAYED), options)
     assert isinstance(optimiser, torch.optim.AdamW)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = {
@@ -315,7 +316,9 @@ def test_groups(norm: str) -> None:
 
 def test_norms_that_are_trained_do_not_decay_either() -> None:
     model = build_simformer(card(backbone=SMALL, similarity=None))
-    groups = parameter_groups(model, JointOptimiser(head_multiplier=3.0, weight_decay=0.5))
+    groups = parameter_groups(
+        model, JointOptimiser(head_multiplier=3.0, weight_decay=0.5), undecayed=UNDECAYED
+    )
     assert [(group["scale"], group["weight_decay"]) for group in groups] == [
         (1, 0.5), (1, 0), (3, 0.5), (3, 0)
     ]  # fmt: skip

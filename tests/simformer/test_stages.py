@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-import anyshot
 from anyshot.data.images import read_mask, write_mask
 from anyshot.data.manifest import Manifest, read_samples
 from anyshot.engine.checkpoints import load_weights
@@ -61,18 +57,8 @@ class Run(ShapesRun):
 
     def joint_on_two_devices(self, options: stages.Joint, folder: str) -> Path:
         """The same stage, in a process of its own that starts a second one."""
-        words = [sys.executable, str(Path(__file__).with_name("two_devices.py"))]
-        words += ["--options", options.canonical()]
-        for name, path in {**self.data, "pairs": self.pairs}.items():
-            words += ["--input", name, str(path)]
         outputs = self.network(folder)
-        for name, path in outputs.items():
-            words += ["--output", name, str(path)]
-        words += ["--seed", "0", "--threads", "1", "--log", str(self.folder / f"{folder}.log")]
-        source = Path(anyshot.__file__).parents[1]
-        environment = {**os.environ, "PYTHONPATH": f"{source}{os.pathsep}{self.repository}"}
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, done.stderr[-3000:]
+        self.call_on_two_devices("joint", options, {"pairs": self.pairs}, outputs)
         return outputs["weights"]
 
     def pseudo(self, weights: Path, **changes: Any) -> Path:

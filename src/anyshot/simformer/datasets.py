@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from anyshot.data.crop_geometry import Geometry
 from anyshot.data.images import image_size, read_image, read_mask
 from anyshot.data.manifest import Sample
-from anyshot.data.transforms import CropWindow, corner_crop, normalise, resize_image, ssd_jitter
+from anyshot.data.transforms import CropWindow, corner_crop, normalise, ssd_jitter
 from anyshot.errors import DataError
 from anyshot.simformer.options import Augmentation
 from anyshot.simformer.pairing import Partners
@@ -23,26 +23,6 @@ TRIALS = 50  # crops drawn until one shows a class
 
 Supervision = Literal["crop", "image", "none", "masks"]
 LabelReader = Callable[[Sample], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """A size, a window of it, and whether it is mirrored."""
-
-    size: tuple[int, int]
-    window: CropWindow
-    mirror: bool
-
-    def labels(self, labels: np.ndarray, *, fill: int) -> np.ndarray:
-        """The crop of a label map; nearest by the floor rule, as torch resizes."""
-        rows, columns = (
-            np.arange(part.start, part.stop) * source // target
-            for part, source, target in zip(self.window.source, labels.shape, self.size, strict=True)
-        )
-        canvas = np.full((self.window.size, self.window.size), fill, dtype=labels.dtype)
-        part = labels[np.ix_(rows, columns)]
-        canvas[self.window.target] = part[:, ::-1] if self.mirror else part
-        return canvas
 
 
 def short_side_size(height: int, width: int, short_side: int, longest: int) -> tuple[int, int]:
@@ -92,14 +72,12 @@ class Crops:
 
     def image(self, sample: Sample, geometry: Geometry, rng: np.random.Generator) -> Tensor:
         """The normalised crop, (3, crop, crop)."""
-        image = resize_image(read_image(sample.image), *geometry.size)
-        rows, columns = geometry.window.source
-        part = image[rows, columns]
+        part, place = geometry.image(read_image(sample.image))
         if self.options.jitter:
             part = ssd_jitter(part, rng)
         side = geometry.window.size
         canvas = np.full((side, side, 3), PAD_GREY, dtype=np.uint8)
-        canvas[geometry.window.target] = part[:, ::-1] if geometry.mirror else part
+        canvas[place] = part
         return normalise(canvas, mean=self.mean, std=self.std)
 
 

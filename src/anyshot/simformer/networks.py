@@ -11,14 +11,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from anyshot.nets.backbones import build_backbone
-from anyshot.nets.contract import NORM_LAYERS, Backbone
+from anyshot.nets.contract import NORM_LAYERS
 from anyshot.nets.maskformer import MaskFormer, Proposals
-from anyshot.options import BackboneOptions, OptimiserOptions
+from anyshot.options import BackboneOptions
 from anyshot.simformer.options import MaskNetwork
 from anyshot.simformer.similarity import BalanceWindow, SimilarityNet
 
 NETWORK = "simformer"  # its name in a model card
-UNDECAYED = (*NORM_LAYERS, nn.Embedding)
+UNDECAYED = (*NORM_LAYERS, nn.Embedding)  # layers whose parameters do not decay (simformer.md 3)
 
 
 class SimFormer(nn.Module):
@@ -72,32 +72,3 @@ def build_simformer(options: Mapping[str, Any], *, load: bool = False) -> SimFor
         similarity=SimilarityNet(width=network.width, depth=pairs["depth"], norm=pairs["norm"]),
         balance=BalanceWindow(length=pairs["window"]),
     )
-
-
-def parameter_groups(model: nn.Module, options: OptimiserOptions) -> list[dict[str, Any]]:
-    """Trainable parameters in four groups (simformer.md 3), for the training loop.
-
-    The backbone has lr `scale` 1, all else `head_multiplier`, SimNet included. Norms and embeddings do not
-    decay, biases do. Frozen parameters are left out.
-    """
-    backbone = {
-        id(parameter)
-        for part in model.modules()
-        if isinstance(part, Backbone)
-        for parameter in part.parameters()
-    }
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {
-        (inside, decays): [] for inside in (True, False) for decays in (True, False)
-    }
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            if parameter.requires_grad:
-                groups[id(parameter) in backbone, not isinstance(module, UNDECAYED)].append(parameter)
-    return [
-        {
-            "params": parameters,
-            "scale": 1.0 if inside else options.head_multiplier,
-            "weight_decay": options.weight_decay if decays else 0.0,
-        }
-        for (inside, decays), parameters in groups.items()
-    ]

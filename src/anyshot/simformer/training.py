@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from anyshot.engine import fitting
+from anyshot.engine.parameter_groups import parameter_groups
 from anyshot.engine.train import TrainingData
 from anyshot.simformer.datasets import Crops
 from anyshot.simformer.learning import SUMMED, training_loss
-from anyshot.simformer.networks import NETWORK, build_simformer, parameter_groups
+from anyshot.simformer.networks import NETWORK, UNDECAYED, build_simformer
 from anyshot.simformer.options import Joint, PairLosses, Retrain, SetLosses
 from anyshot.simformer.tables import WeakTables
 
@@ -70,7 +71,7 @@ def fit(
         std=backbone.std,
         dataset=dataset(Crops(options.augmentation, mean=backbone.mean, std=backbone.std)),
         loss=loss,
-        parameter_groups=parameter_groups(model, options.optimiser),
+        parameter_groups=parameter_groups(model, options.optimiser, undecayed=UNDECAYED),
         options=options.optimiser,
         summed=SUMMED,
         card={
