@@ -57,6 +57,9 @@ class ImagenetData(DataSource):
     wnids: list[str] | None = Field(None, min_length=1, description="the wnids to read; null: all")
     per_class: int | None = Field(None, ge=1, description="images per class, the first by name; null: all")
     subset: str = Field("train", min_length=1, description="the subset that all images belong to")
+    append_wnid: bool = Field(
+        False, description="write the wnid behind every name, not only where several wnids share it"
+    )
 
 
 class ScenesData(DataSource):

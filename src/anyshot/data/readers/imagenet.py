@@ -19,12 +19,12 @@ NAMES_FILE: Final = "names.csv"
 def read(options: ImagenetData) -> DataSet:
     """Read one folder per class; class ids count the chosen wnids in sorted order, from 0.
 
-    Names that several wnids share get the wnid behind them. Raises DataError when the root or all classes are
-    missing or a class has no images, ConfigError for an unknown wnid.
+    Names that several wnids share, or all if wanted, get the wnid behind them. Raises DataError when the root
+    or all classes are missing or a class has no images, ConfigError for an unknown wnid.
     """
     root = existing_root(options.root)
     wnids = _chosen(root, options.wnids)
-    table = ClassTable.of(_names(root, wnids))
+    table = ClassTable.of(_names(root, wnids, everywhere=options.append_wnid))
     samples: list[Sample] = []
     for class_id, wnid in enumerate(wnids):
         files = images_in(root / wnid)
@@ -52,7 +52,7 @@ def _chosen(root: Path, wanted: list[str] | None) -> list[str]:
     return sorted(set(wanted))
 
 
-def _names(root: Path, wnids: list[str]) -> list[str]:
+def _names(root: Path, wnids: list[str], *, everywhere: bool) -> list[str]:
     """The classes' names, unique; the wnid itself where names.csv does not have it."""
     path = root / NAMES_FILE
     by_wnid: dict[str, str] = {}
@@ -61,4 +61,7 @@ def _names(root: Path, wnids: list[str]) -> list[str]:
             by_wnid = {row[0].strip(): row[1].strip() for row in csv.reader(file) if len(row) > 1}
     names = [by_wnid.get(wnid) or wnid for wnid in wnids]
     count = Counter(names)
-    return [name if count[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(names, wnids, strict=True)]
+    return [
+        f"{name} ({wnid})" if count[name] > 1 or (everywhere and name != wnid) else name
+        for name, wnid in zip(names, wnids, strict=True)
+    ]
