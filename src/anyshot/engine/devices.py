@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import resource
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
 from torch import Tensor
 
 from anyshot.options import OptimiserOptions
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def precision_of(options: OptimiserOptions, device: torch.device) -> Any:
@@ -26,6 +27,10 @@ def start_fabric(device: torch.device, gpus: int, options: OptimiserOptions, dev
 
     For several devices it starts the script again, once per further device.
     """
+    # here, because it takes 1.6 s, and stages that only load a network import this module, too
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment
+
     on_gpu = device.type == "cuda"
     count = devices or (min(max(gpus, 1), torch.cuda.device_count()) if on_gpu else 1)
     fabric = Fabric(
@@ -67,6 +72,15 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     if torch.distributed.get_world_size() == 1:
         return tensor
     return _SumOverDevices.apply(tensor)
+
+
+def all_gather(tensor: Tensor) -> Tensor:
+    """The tensor of every device, stacked in order of rank, without gradient: (devices, ...)."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return tensor[None]
+    found = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(found, tensor.contiguous())
+    return torch.stack(found)
 
 
 def peak_mib(device: torch.device) -> float:

@@ -192,12 +192,26 @@ def attentive_loss(
         rule=rule,
         all_gather=all_gather,
     )
+    costs = attention_costs(pooled, pairs, directions, grid=grid, size=size, form=form, valid=valid)
+    number = costs.new_tensor(len(pairs))
+    warm = quotient(directions.warm.sum().to(costs), number, all_reduce_sum)
+    return AttentiveLoss(quotient(costs.sum(), number, all_reduce_sum), warm)
+
+
+def attention_costs(
+    pooled: PooledLogits,
+    pairs: Pairs,
+    directions: Directions,
+    *,
+    grid: tuple[int, int],
+    size: tuple[int, int],
+    form: Form = "ce",
+    valid: Tensor | None = None,
+) -> Tensor:
+    """What each pair costs (n,) by logits pooled with its attention, 0 before the warm-up (larvseg.md 2.5
+    steps 4, 5). Arguments as those of `attentive_loss`; gradients flow through the logits alone."""
     scores = attention_scores(pooled.units.detach(), directions.vectors, pairs)
     maps = attention_maps(scores, grid=grid, size=size)
     known = None if valid is None else valid[pairs.image]
     logits = pooled(attention_pooling(maps, grid=grid, valid=known), pairs.numbers)
-    costs = pair_costs(logits, pairs, form=form, counts=pooled.counts)
-    costs = torch.where(directions.warm, costs, 0)
-    number = costs.new_tensor(len(pairs))
-    warm = quotient(directions.warm.sum().to(costs), number, all_reduce_sum)
-    return AttentiveLoss(quotient(costs.sum(), number, all_reduce_sum), warm)
+    return torch.where(directions.warm, pair_costs(logits, pairs, form=form, counts=pooled.counts), 0)
