@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import anyshot
-from anyshot.commands import check_data, compare, export, import_weights, novel, predict
+from anyshot.commands import check_data, compare, export, imagenet_head, import_weights, novel, predict
 from anyshot.errors import AnyshotError
 
 EPILOG = """\
@@ -17,6 +17,7 @@ examples:
   anyshot novel add --model results/raml/16_3/metric --name tram --images a.png --masks a_mask.png
   anyshot check-data --config config.yaml
   anyshot import-weights retab res38_cls.pth --kind classifier --output weights/classifier
+  anyshot imagenet-head models/imagenet
   anyshot export --model results/retab/fold0/segmentation --format onnx --output segmenter.onnx
   anyshot compare results/a results/b
 
@@ -35,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"anyshot {anyshot.__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-    for module in (predict, novel, check_data, import_weights, export, compare):
+    for module in (predict, novel, check_data, import_weights, imagenet_head, export, compare):
         module.add_parser(commands)
     return parser
 

@@ -10,7 +10,7 @@ from anyshot.cli import build_parser, main
 from anyshot.commands.predict import class_names
 from anyshot.errors import ConfigError
 
-COMMANDS = ("predict", "novel", "check-data", "import-weights", "export", "compare")
+COMMANDS = ("predict", "novel", "check-data", "import-weights", "export", "compare", "imagenet-head")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -195,7 +195,7 @@ def data_of(options: Source, images: ManifestImages, *, masks: bool) -> SourceDa
 
 def test_a_turn_shows_every_image_once(samples: list[Sample]) -> None:
     images = images_of(samples, masks=True)
-    turns = [[images.draw(0, 12 * turn + place) for place in range(12)] for turn in range(3)]
+    turns = [[images.draw(12 * turn + place) for place in range(12)] for turn in range(3)]
     assert all(sorted(turn) == list(range(12)) for turn in turns)
     assert turns[0] != turns[1] != turns[2]
 
@@ -205,10 +205,10 @@ def test_drawing_by_class_shows_rare_classes_as_often(samples: list[Sample]) -> 
         next(sample for sample in samples if 1 in sample.labels)
     ]
     images = images_of(rare, masks=False, by_class=True)
-    drawn = [images.draw(0, place) for place in range(600)]
+    drawn = [images.draw(place) for place in range(600)]
     share = sum(1 in images.samples[number].labels for number in drawn) / 600
     assert share > 1 / 6 - 0.05, "a sixth of the draws, though one image of many has it"
-    assert drawn == [images.draw(1, place) for place in range(600)], "a pure function of the position"
+    assert drawn == [images.draw(place) for place in range(600)], "a pure function of the position"
 
 
 def test_bundles_have_what_their_sources_know(samples: list[Sample]) -> None:
@@ -224,7 +224,7 @@ def test_bundles_have_what_their_sources_know(samples: list[Sample]) -> None:
     assert item["pixel.labels"].shape == item["image.valid"].shape == (2, 32, 32)
     assert set(item["pixel.labels"].unique().tolist()) <= set(range(-1, 6))
     position = (1 * 6 + 3) * 2
-    own = [labelled.images.labels(labelled.images.draw(1, position + place)) for place in range(2)]
+    own = [labelled.images.read(1, position + place).labels for place in range(2)]
     assert [tuple(row.nonzero()[:, 0].tolist()) for row in item["image.present"]] == own
 
 
@@ -249,19 +249,19 @@ def test_labels_of_the_crop_are_those_with_pixels_in_it(samples: list[Sample]) -
     data = data_of(zoomed, images_of(samples, masks=True), masks=False)
     for place in range(6):
         rng = np.random.default_rng(place)
-        number = data.images.draw(0, place)
-        crop = data.crops.item(data.images, number, rng)
+        image = data.images.read(0, place)
+        crop = data.crops.item(image, rng)
         shown = {int(value) for value in np.unique(crop.labels)} - {IGNORE}
-        assert shown == set(data._known(number, crop))
-        assert shown <= set(data.images.labels(number))
+        assert shown == set(data.known(image, crop.labels))
+        assert shown <= set(image.labels)
         assert (crop.valid == (crop.labels != IGNORE)).all()
 
 
 def test_padding_is_zero_after_normalisation_and_not_valid(samples: list[Sample]) -> None:
     small = source("pixel", crop=96, ratio=(1.0, 1.0))
-    crop = data_of(small, images_of(samples, masks=True), masks=True).crops.item(
-        images_of(samples, masks=True), 0, np.random.default_rng(0)
-    )
+    images = images_of(samples, masks=True)
+    data = data_of(small, images, masks=True)
+    crop = data.crops.item(images.read(0, 0), np.random.default_rng(0))
     assert (crop.image[:, 64:] == 0).all()
     assert (crop.image[:, :, 64:] == 0).all()
     assert not crop.valid[32:].any()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from anyshot.errors import AnyshotError, ConfigError
@@ -19,7 +19,8 @@ examples:
 
 Every image becomes a palette PNG of its own size in the model's class ids, named like the image; classes.csv
 in the same folder says what the ids mean. Images that are done are skipped, so an interrupted run goes on
-where it stopped. Exit status 1 when some images could not be read; the others are done all the same.
+where it stopped. With --classes all classes of the model still compete at every pixel, and what others win
+is left out. Exit status 1 when some images could not be read; the others are done all the same.
 """
 
 
@@ -56,7 +57,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--classes",
         action="append",
         metavar="A,B",
-        help="keep only these classes; pixels of others become background (ignored where the model has none)",
+        help="keep only these classes; pixels of others become background (ignored where the model has none);"
+        " LarvSeg takes ids and synonyms, too",
     )
     parser.add_argument("--force", action="store_true", help="do images again that are done")
     _add_inference_options(parser)
@@ -142,7 +144,7 @@ def _tile(text: str) -> int:
     return int(text)
 
 
-def class_names(given: Sequence[str], known: Sequence[str]) -> list[str]:
+def class_names(given: Sequence[str], known: Container[str]) -> list[str]:
     """Names of `--classes A,B`; a value that is itself a class name (it may hold commas) is taken whole."""
     parts = [part for value in given for part in ([value] if value in known else value.split(","))]
     names = list(dict.fromkeys(part.strip() for part in parts if part.strip()))

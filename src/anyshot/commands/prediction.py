@@ -17,9 +17,8 @@ import anyshot
 from anyshot.commands.overlay import overlay
 from anyshot.commands.predict import class_names
 from anyshot.commands.prediction_files import Prediction, open_output
-from anyshot.commands.segmenters import Segmenter, load
+from anyshot.commands.segmenters import Segmenter, WithVocabulary, load
 from anyshot.commands.terminal import log, progress
-from anyshot.data.classes import ClassTable
 from anyshot.data.images import read_image, read_mask, write_image, write_mask
 from anyshot.engine.artifacts import write_failure
 from anyshot.engine.model_folder import CLASSES_FILE
@@ -67,10 +66,10 @@ def predict(planned: Sequence[Prediction], settings: Settings) -> Outcome:
         torch.set_num_threads(settings.threads)
     device = choose_device(settings.device)
     model = load(settings.model, device).with_infer(**settings.infer)
-    kept = kept_ids(model.table, settings.classes)
+    kept = kept_ids(model, settings.classes)
     if settings.scores:
         _check_scored(model, kept)
-    open_output(settings.output, _record(model, settings), force=settings.force)
+    open_output(settings.output, _record(model, kept, settings), force=settings.force)
     try:
         model.table.write(settings.output / CLASSES_FILE)
     except OSError as error:
@@ -115,18 +114,20 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
-def kept_ids(table: ClassTable, classes: Sequence[str] | None) -> frozenset[int]:
+def kept_ids(model: Segmenter, classes: Sequence[str] | None) -> frozenset[int]:
     """Ids that may appear in the results: all, or those of `--classes`. Raises ConfigError."""
     if classes is None:
-        return frozenset(table.ids)
-    return frozenset(table.ids_of(class_names(classes, table.names)))
+        return frozenset(model.table.ids)
+    if isinstance(model, WithVocabulary):
+        return frozenset(model.ids_of(class_names(classes, model.words)))
+    return frozenset(model.table.ids_of(class_names(classes, model.table.names)))
 
 
-def _record(model: Segmenter, settings: Settings) -> dict[str, Any]:
+def _record(model: Segmenter, kept: frozenset[int], settings: Settings) -> dict[str, Any]:
     """What decides the masks: a folder with another record is not continued."""
     card = model.card.model_dump(mode="json")
     weights = card.get("weights_sha256", str(settings.model.resolve()))
-    classes = None if settings.classes is None else sorted(class_names(settings.classes, model.table.names))
+    classes = None if settings.classes is None else sorted(map(model.table.name_of, kept))
     return {"model": weights, "classes": classes, "anyshot": anyshot.__version__, **model.record()}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
@@ -50,6 +50,18 @@ class Segmenter(Protocol):
         self, images: Sequence[np.ndarray], *, scores: bool
     ) -> list[tuple[np.ndarray, np.ndarray | None]]:
         """Class ids (H, W) of images of one size, and with `scores` the probabilities (C, H, W)."""
+
+
+@runtime_checkable
+class WithVocabulary(Protocol):
+    """A segmenter whose classes have more words than their names in the class table."""
+
+    @property
+    def words(self) -> set[str]:
+        """All of them, as they are written."""
+
+    def ids_of(self, words: Sequence[str]) -> list[int]:
+        """The class ids of words. Raises ConfigError for unknown and ambiguous ones."""
 
 
 def load(folder: Path, device: torch.device | str) -> Segmenter:

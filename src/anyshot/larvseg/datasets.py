@@ -7,6 +7,7 @@ several bundles, so its images are the same for any number of devices, and no so
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from anyshot.data.images import read_image, read_mask
 from anyshot.data.manifest import Sample
 from anyshot.data.transforms import corner_crop, normalise, ssd_jitter
 from anyshot.errors import ConfigError, DataError
+from anyshot.larvseg.image_sets import ImageSetSource
 from anyshot.larvseg.options import Source
 from anyshot.larvseg.tables import IGNORE
 
@@ -28,26 +30,25 @@ LARGEST = 0.75
 Lut = np.ndarray  # mask value -> position among the active classes of the source
 
 
+@dataclass(frozen=True)
+class Shown:
+    """An image and what is known of it.
+
+    image: uint8 (H, W, 3). labels: positions of the classes that are in it, ascending. positions: by pixel,
+    int32 (H, W), IGNORE where there is none; None: no mask is read.
+    """
+
+    image: np.ndarray
+    labels: tuple[int, ...]
+    positions: np.ndarray | None
+
+
 class SourceImages(Protocol):
-    """The images of a source, and what is known of them."""
+    """The images of a source, drawn by epoch and position."""
 
     def __len__(self) -> int: ...
 
-    def draw(self, epoch: int, position: int) -> int:
-        """The number of the image that is next."""
-        ...
-
-    def image(self, number: int) -> np.ndarray:
-        """uint8 (H, W, 3)."""
-        ...
-
-    def labels(self, number: int) -> tuple[int, ...]:
-        """Positions of the classes that are in the whole image, ascending."""
-        ...
-
-    def positions(self, number: int) -> np.ndarray | None:
-        """Positions by pixel, int32 (H, W), IGNORE where there is none; None: no mask is read."""
-        ...
+    def read(self, epoch: int, position: int) -> Shown: ...
 
 
 class ManifestImages:
@@ -97,7 +98,8 @@ class ManifestImages:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def draw(self, epoch: int, position: int) -> int:
+    def draw(self, position: int) -> int:
+        """The number of the image that is next; positions count on over the epochs."""
         if self._of_class:
             rng = np.random.default_rng(np.random.SeedSequence([self._seed, position], spawn_key=(4,)))
             among = self._of_class[sorted(self._of_class)[int(rng.integers(len(self._of_class)))]]
@@ -105,17 +107,31 @@ class ManifestImages:
         turn, place = divmod(position, len(self))
         return int(_order(self._seed, turn, len(self))[place])
 
-    def image(self, number: int) -> np.ndarray:
-        return read_image(self.samples[number].image)
-
-    def labels(self, number: int) -> tuple[int, ...]:
-        return self._labels[number]
-
-    def positions(self, number: int) -> np.ndarray | None:
+    def read(self, epoch: int, position: int) -> Shown:
+        number = self.draw(position)
         sample = self.samples[number]
-        if not self._read_masks or sample.mask is None:
-            return None
-        return np.asarray(self._lut[read_mask(sample.mask)])
+        positions = None
+        if self._read_masks and sample.mask is not None:
+            positions = np.asarray(self._lut[read_mask(sample.mask)])
+        return Shown(read_image(sample.image), self._labels[number], positions)
+
+
+class FolderImages:
+    """The images of an image set, each with the label of its folder.
+
+    images: of the set. labels: class index of the set -> position. Corrupt images are errors or passed over,
+    as the set's options say.
+    """
+
+    def __init__(self, images: ImageSetSource, *, labels: Mapping[int, int]) -> None:
+        self.images, self._labels = images, dict(labels)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, epoch: int, position: int) -> Shown:
+        found = self.images.read(epoch, position)
+        return Shown(found.pixels, tuple(self._labels[label] for label in found.labels), None)
 
 
 @lru_cache(maxsize=16)
@@ -148,14 +164,13 @@ class Crops:
         self.source, self.mirror, self.downsample = source, mirror, downsample
         self.mean, self.std = mean, std
 
-    def item(self, images: SourceImages, number: int, rng: np.random.Generator) -> _Crop:
+    def item(self, shown: Shown, rng: np.random.Generator) -> _Crop:
         """One crop and what is known of it, at loss resolution."""
-        image, positions = images.image(number), images.positions(number)
-        shape = image.shape[:2]
+        positions, shape = shown.positions, shown.image.shape[:2]
         if positions is not None and positions.shape != shape:
             raise DataError(f"image {shape} px and mask {positions.shape} px of an image differ in size")
         geometry = self._geometry((shape[0], shape[1]), positions, rng)
-        part, place = geometry.image(image)
+        part, place = geometry.image(shown.image)
         if self.source.jitter:
             part = ssd_jitter(part, rng)
         side, rate = self.source.crop, self.downsample
@@ -231,10 +246,10 @@ class SourceData:
         name = self.source.name
         crops, present = [], torch.zeros(self.share, self.classes, dtype=torch.bool)
         for place in range(self.share):
-            number = self.images.draw(epoch, bundle * self.share + place)
-            crop = self.crops.item(self.images, number, rng)
+            shown = self.images.read(epoch, bundle * self.share + place)
+            crop = self.crops.item(shown, rng)
             crops.append(crop)
-            present[place, self._known(number, crop)] = True
+            present[place, self.known(shown, crop.labels)] = True
         found = {
             f"{name}.images": torch.stack([crop.image for crop in crops]),
             f"{name}.valid": torch.from_numpy(np.stack([crop.valid for crop in crops])),
@@ -245,11 +260,11 @@ class SourceData:
             found[f"{name}.present"] = present
         return found
 
-    def _known(self, number: int, crop: _Crop) -> list[int]:
+    def known(self, shown: Shown, labels: np.ndarray) -> list[int]:
         """Positions of the classes that are known to be there: in the crop, or in the whole image."""
-        if self.source.label_source == "image":
-            return list(self.images.labels(number))
-        return [int(value) for value in np.unique(crop.labels) if value != IGNORE]
+        if self.source.label_source == "image" or shown.positions is None:
+            return list(shown.labels)
+        return [int(value) for value in np.unique(labels) if value != IGNORE]
 
 
 class MixedDataset:

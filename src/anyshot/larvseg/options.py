@@ -183,7 +183,7 @@ class MixedOptimiser(OptimiserOptions):
     head_multiplier: float = Field(1.0, gt=0, description="lr factor of neck and classifier")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum")
     weight_decay: float = Field(0.0, ge=0, description="L2 decay, not of norms, embeddings and scalars")
-    minimum_rate: float = Field(1e-5, ge=0, description="lr below which the schedule does not go")
+    final_rate: float = Field(1e-5, ge=0, description="lr that the schedule falls to")
 
 
 class ExperimentStage(StageOptions):

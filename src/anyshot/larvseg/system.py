@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from anyshot.larvseg.image_set_options import Images, ImageSet
 from anyshot.larvseg.options import (
     Attentive,
     Baseline,
@@ -23,6 +24,7 @@ from anyshot.larvseg.options import (
 from anyshot.options import Options, StageOptions
 
 STAGES: dict[str, type[StageOptions]] = {
+    "images": Images,
     "vocabulary": Vocabulary,
     "baseline": Baseline,
     "attentive": Attentive,
@@ -33,7 +35,14 @@ STAGES: dict[str, type[StageOptions]] = {
     "summary": Summary,
 }
 
-FILLED_IN = {"experiment", "split", "published", "target"}  # keys of stages that `Larvseg.stage` sets
+FILLED_IN = {
+    "experiment",
+    "split",
+    "published",
+    "target",
+    "name",
+    "image_set",
+}  # keys of stages that `Larvseg.stage` sets
 ATTENTIVE = "attentive"  # the method that has a training stage of its own
 
 
@@ -56,6 +65,10 @@ class Larvseg(Options):
         min_length=1,
         description="{name: sources and targets}; a split of the other systems is an experiment here",
     )
+    image_sets: dict[str, ImageSet] = Field(
+        default_factory=dict,
+        description="{name: folders of images by class}, for sources of role `image` too large for `data:`",
+    )
     splits: list[str] | None = Field(
         None, min_length=1, description="names of the experiments to build; null: all of them"
     )
@@ -69,6 +82,7 @@ class Larvseg(Options):
         False, description="also measure whether features group the pixels of unseen classes"
     )
     shards: int = Field(1, ge=1, description="jobs into which per-image stages are cut")
+    images: Images = Field(default_factory=Images)
     vocabulary: Vocabulary = Field(default_factory=Vocabulary)
     baseline: Baseline = Field(default_factory=Baseline)
     attentive: Attentive = Field(default_factory=Attentive)
@@ -96,7 +110,24 @@ class Larvseg(Options):
             )
         self._check_bundles()
         self._check_attention()
+        self._check_image_sets()
         return self
+
+    def _check_image_sets(self) -> None:
+        for split in self.built():
+            experiment = self.experiments[split]
+            needing: list[Source | Target] = [one for one in experiment.sources if one.role == "pixel"]
+            for one in [*needing, *experiment.targets]:
+                if one.data in self.image_sets:
+                    raise ValueError(
+                        f"`experiments.{split}`: {one.name} needs masks, but the image set {one.data} has"
+                        " none: only a source of role `image` can name it"
+                    )
+            without = [source.data for source in experiment.sources if source.data in self.image_sets]
+            if without and "oracle" in self.methods:
+                raise ValueError(
+                    f"`methods` lists `oracle`, but the image set {without[0]} has no masks: take it out"
+                )
 
     def _check_bundles(self) -> None:
         for key in ("baseline", "attentive"):
@@ -139,7 +170,13 @@ class Larvseg(Options):
         return list(dict.fromkeys([*found, *([self.segment_21k.data] if self.segment_21k.data else [])]))
 
     def stage(
-        self, name: str, *, split: str | None = None, method: str | None = None, target: str | None = None
+        self,
+        name: str,
+        *,
+        split: str | None = None,
+        method: str | None = None,
+        target: str | None = None,
+        image_set: str | None = None,
     ) -> StageOptions:
         """Options of one stage with the experiment filled in; the keywords are the rule's wildcards.
 
@@ -149,6 +186,8 @@ class Larvseg(Options):
         """
         if name not in STAGES:
             raise KeyError(f"unknown LarvSeg stage {name!r}, known: {', '.join(STAGES)}")
+        if name == "images":
+            return Images(name=image_set, image_set=self.image_sets[str(image_set)])
         options: StageOptions = getattr(self, name)
         fields = type(options).model_fields
         if "experiment" not in fields:
@@ -168,11 +207,23 @@ class Larvseg(Options):
             filled["method"] = method
         return options.model_copy(update={key: value for key, value in filled.items() if key in fields})
 
-    def is_published(self, split: str) -> bool:
-        """Whether every value that changes a result is the published one, for COCO-Stuff and ADE20K."""
+    def is_published(self, split: str | None = None) -> bool:
+        """Whether every value that changes a result is the published one, for COCO-Stuff and ADE20K.
+
+        split: an experiment; None: all that are built.
+        """
         free: dict[str, Any] = {
             **dict.fromkeys(
-                ("experiments", "splits", "methods", "shards", "measure_compactness", "segment_21k"), True
+                (
+                    "experiments",
+                    "image_sets",
+                    "splits",
+                    "methods",
+                    "shards",
+                    "measure_compactness",
+                    "segment_21k",
+                ),
+                True,
             ),
             "predict": {"shown_images": True, "memory_mib": True},
             "evaluate": True,
@@ -181,4 +232,5 @@ class Larvseg(Options):
             "attentive": {"backbone": {"weights": True}},
         }
         same = self.model_dump(exclude=free) == Larvseg().model_dump(exclude=free)
-        return same and self.experiments[split] == published_experiment()
+        wanted = self.built() if split is None else [split]
+        return same and all(self.experiments[one] == published_experiment() for one in wanted)

@@ -25,6 +25,7 @@ from anyshot.ops.metrics import Roles
 
 IGNORE = -1  # never a class, also where there are more than 255 (larvseg.md 6, item 12)
 WNID = re.compile(r"(?:^|\()(n\d{8})\)?$")  # a synset id alone, or behind a name that several have
+IMAGES = "images.json"  # of an image set, in the place of a manifest
 BY_FOLDER = "imagenet"  # `names` of data sets whose folders are wnids
 
 

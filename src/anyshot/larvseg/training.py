@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +13,20 @@ from anyshot.engine import fitting
 from anyshot.engine.parameter_groups import parameter_groups
 from anyshot.errors import ConfigError
 from anyshot.larvseg.artifacts import vocabulary_table
-from anyshot.larvseg.datasets import Crops, ManifestImages, MixedDataset, SourceData
+from anyshot.larvseg.datasets import (
+    Crops,
+    FolderImages,
+    ManifestImages,
+    MixedDataset,
+    SourceData,
+    SourceImages,
+)
 from anyshot.larvseg.head import ActiveClasses, CosineHead
+from anyshot.larvseg.image_sets import ImageSetSource
 from anyshot.larvseg.learning import SourcePlan, mixed_loss, rule_of
 from anyshot.larvseg.networks import NETWORK, build_larvseg
 from anyshot.larvseg.options import Attentive, Baseline, Method, Source
-from anyshot.larvseg.tables import Tables
+from anyshot.larvseg.tables import IMAGES, Tables
 from anyshot.larvseg.vocabulary import Member
 from anyshot.nets.contract import NORM_LAYERS
 
@@ -60,17 +67,8 @@ def mixed_dataset(
             raise ConfigError(f"source {source.name!r} names the data set {source.data!r}, which is no input")
         with_masks = learns_masks(source, options.method)
 
-        def labels(sample: Any, name: str = source.name) -> list[int]:
-            return tables.labels_of(name, sample)
-
-        images = ManifestImages(
-            samples=read_samples(by_name[source.data], source.subsets),
-            lut=tables.lut(source.name),
-            labels=labels,
-            read_masks=with_masks or source.label_source == "crop",
-            by_class=source.balance == "classes",
-            seed=seed * 1000 + number,
-            name=source.name,
+        images = source_images(
+            tables, source, by_name[source.data], with_masks=with_masks, seed=seed * 1000 + number
         )
         crops = Crops(source, mirror=options.mirror, downsample=options.downsample, mean=mean, std=std)
         found.append(
@@ -84,6 +82,31 @@ def mixed_dataset(
             )
         )
     return MixedDataset(found)
+
+
+def source_images(tables: Tables, source: Source, path: Path, *, with_masks: bool, seed: int) -> SourceImages:
+    """The images of a source, from the manifest of a data set or from `images.json` of an image set.
+
+    Raises ConfigError where masks are wanted of an image set.
+    """
+    labels = tables.lut_of_labels(source.name)
+    if path.name == IMAGES:
+        if with_masks:
+            raise ConfigError(
+                f"source {source.name!r} reads masks, but the image set {source.data!r} has none"
+            )
+        power = 0.0 if source.balance == "classes" else 1.0
+        images = ImageSetSource(path.parent, power=power, seed=seed, classes=sorted(labels))
+        return FolderImages(images, labels=labels)
+    return ManifestImages(
+        samples=read_samples(path, source.subsets),
+        lut=tables.lut(source.name),
+        labels=lambda sample: tables.labels_of(source.name, sample),
+        read_masks=with_masks or source.label_source == "crop",
+        by_class=source.balance == "classes",
+        seed=seed,
+        name=source.name,
+    )
 
 
 def fit(job: fitting.StageJob, *, options: Baseline, tables: Tables, manifests: Sequence[Path]) -> None:

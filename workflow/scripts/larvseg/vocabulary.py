@@ -1,5 +1,6 @@
 """Unify the class lists of all sources and targets, and say what was unified (larvseg.md 1.4)."""
 
+import json
 from collections import Counter
 
 from anyshot.data.manifest import read_samples
@@ -7,13 +8,16 @@ from anyshot.engine.artifacts import write_json
 from anyshot.job import Job, run
 from anyshot.larvseg.mapping import base_novel_report, mapping_report
 from anyshot.larvseg.options import Source, Vocabulary
-from anyshot.larvseg.tables import Tables, class_tables, make_classes, make_vocabulary
+from anyshot.larvseg.tables import IMAGES, Tables, class_tables, make_classes, make_vocabulary
 
 
 def images_by_class(job: Job[Vocabulary], tables: Tables, source: Source) -> list[int]:
     """How many training images of a source show each of its classes, by class index."""
-    manifest = next(path for path in job.inputs("manifest") if path.parent.name == source.data)
-    shown = Counter(label for sample in read_samples(manifest, source.subsets) for label in sample.labels)
+    path = next(path for path in job.inputs("manifest") if path.parent.name == source.data)
+    if path.name == IMAGES:
+        shown = dict(enumerate(json.loads(path.read_text(encoding="utf-8"))["counts"].values()))
+    else:
+        shown = Counter(label for sample in read_samples(path, source.subsets) for label in sample.labels)
     return [shown[number] for number in tables.classes[source.name].ids]
 
 
