@@ -20,6 +20,7 @@ import pandas as pd
 from anyshot.data.classes import ClassTable
 from anyshot.data.manifest import Manifest
 from anyshot.errors import ArtifactError
+from anyshot.larvseg.system import STAGES as LARVSEG_STAGES
 from anyshot.page_options import Report
 from anyshot.pop.system import STAGES as POP_STAGES
 from anyshot.raml.system import STAGES as RAML_STAGES
@@ -34,6 +35,7 @@ PIPELINES = {
     "raml": tuple(RAML_STAGES),
     "pop": tuple(POP_STAGES),
     "simformer": tuple(SIMFORMER_STAGES),
+    "larvseg": tuple(LARVSEG_STAGES),
 }
 TITLES = {"simformer": "SimFormer", "larvseg": "LarvSeg"}  # of systems that are not written in capitals
 SHARD = re.compile(r"\d+of\d+")

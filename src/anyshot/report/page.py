@@ -16,6 +16,9 @@ import markupsafe
 from anyshot.errors import ArtifactError
 from anyshot.job import duration
 from anyshot.report import (
+    larvseg,
+    larvseg_pictures,
+    larvseg_vocabulary,
     pictures,
     pop,
     pop_pictures,
@@ -59,6 +62,18 @@ SECTIONS: tuple[SectionFunction | System, ...] = (
         simformer.results,
         (simformer_pictures.gallery, simformer.classes, simformer.similarity),
     ),
+    System(
+        larvseg.SYSTEM,
+        larvseg.results,
+        (
+            larvseg_pictures.gallery,
+            larvseg.classes,
+            larvseg.confusions,
+            larvseg.warm_up,
+            larvseg_vocabulary.vocabulary,
+            larvseg_vocabulary.compactness,
+        ),
+    ),
     data,
     sections.training,
     sections.cost,
@@ -71,6 +86,7 @@ GALLERIES: tuple[SectionFunction, ...] = (
     pop_pictures.gallery,
     pop_pictures.supports,
     simformer_pictures.gallery,
+    larvseg_pictures.gallery,
 )
 # Factors on the gallery pictures' side, tried in turn until the page is small enough.
 SHRINK = (1.0, 0.8, 0.65, 0.5, 0.35)

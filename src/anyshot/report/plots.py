@@ -45,6 +45,9 @@ VARIANT_COLOURS: Mapping[str, str] = {
     "no_distillation": "#009e73",
     "full": "#0072b2",
     "retrained": "#d55e00",
+    "pixel_only": "#a3a3a3",
+    "baseline": "#e69f00",
+    "attentive": "#0072b2",
     "oracle": "#444444",
 }
 SERIES_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")

@@ -37,6 +37,7 @@ CURVE_COLUMNS = {
     "similar_f1",
     "dissimilar_f1",
 }
+SHARES = "_warm"  # ends the columns that say how much of a source's attention counts
 
 
 def training(material: Material) -> Section | None:
@@ -49,7 +50,8 @@ def training(material: Material) -> Section | None:
             continue
         place, last = place_of(path), lines[-1]
         title = _where(place)
-        parts = [key for key in last if key not in CURVE_COLUMNS and any(finite(r.get(key)) for r in lines)]
+        losses = [key for key in last if key not in CURVE_COLUMNS and not key.endswith(SHARES)]
+        parts = [key for key in losses if any(finite(line.get(key)) for line in lines)]
         uri = plots.training_curve(lines, parts, title=title, points=material.options.curve_points)
         ends = (f"{_loss(line)} at step {line['step']}" for line in (lines[0], last))
         alt = f"Training of {title}: loss " + ", then ".join(ends) + "."

@@ -48,6 +48,9 @@ VARIANTS: Mapping[str, str] = {
     "no_distillation": "Without distillation",
     "full": "SimFormer",
     "retrained": "SimFormer, trained again",
+    "pixel_only": "Masks alone",
+    "baseline": "Baseline, mean pooling",
+    "attentive": "LarvSeg",
     "oracle": "All masks (upper bound)",
 }
 

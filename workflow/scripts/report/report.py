@@ -4,9 +4,10 @@ Inputs, each of which may be absent and may be several files:
     manifest, classes, card          the data sets
     miou, scores, images, samples    what was measured, per split
     cam, psa_walk, retab_walk        score stores, all shards
-    shown                            RAML, POP, SimFormer: kept of a few evaluation images, all shards
+    shown                            all but RETAB: kept of a few evaluation images, all shards
     regions, anomaly                 RAML: decisions on regions, scores of the unseen
     supports                         POP: draws of support images
+    mapping, compactness             LarvSeg: what was unified with what; whether features group classes
     pseudo_label, predict            labels.csv of label maps, all shards
     curves, model_cards              train.jsonl and model.json of the networks
     benchmarks                       benchmark files of the jobs
