@@ -127,6 +127,7 @@ class OptimiserOptions(Options):
         "poly", description="course of the lr over the steps"
     )
     poly_power: float = Field(0.9, gt=0, description="exponent of the poly schedule")
+    final_rate: float = Field(0.0, ge=0, description="lr that the schedule falls to, at factor 1")
     minimum_rate: float = Field(0.0, ge=0, description="lr below which no schedule goes, at factor 1")
     warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up before the schedule")
     gradient_clip: float | None = Field(None, gt=0, description="largest gradient norm; none = no clipping")

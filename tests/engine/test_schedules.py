@@ -43,3 +43,12 @@ def test_schedule_of_options(name: str) -> None:
     base = {"poly": 1 - 4 / 10, "cosine": 0.5 * (1 + math.cos(0.4 * math.pi)), "constant": 1.0}[name]
     assert schedule(4, 10) == pytest.approx(base)
     assert schedule(0, 10) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [(0, 1e-3), (1000, 9.97215e-4), (80000, 7.74171e-4), (160000, 5.40528e-4), (319999, 1.0011e-5)],
+)
+def test_larvseg_golden_case_7(step: int, expected: float) -> None:
+    options = OptimiserOptions(learning_rate=1e-3, final_rate=1e-5, schedule="poly", poly_power=0.9)
+    assert 1e-3 * schedules.schedule_of(options)(step, 320000) == pytest.approx(expected, rel=1e-5)

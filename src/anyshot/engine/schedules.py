@@ -39,9 +39,11 @@ def schedule_of(options: OptimiserOptions) -> Schedule:
     """The schedule that the options name: (step, total steps) -> multiplier."""
 
     floor = options.minimum_rate / options.learning_rate
+    end = options.final_rate / options.learning_rate
 
     def multiplier(step: int, total: int) -> float:
-        return max(floor, warmup(step, options.warmup_steps) * course(step, total))
+        falling = end + (1 - end) * course(step, total)
+        return max(floor, warmup(step, options.warmup_steps) * falling)
 
     def course(step: int, total: int) -> float:
         if options.schedule == "poly":
