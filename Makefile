@@ -41,7 +41,7 @@ lint: $(STAMP)
 # After a change of an options class: the schema, the published overlays below their system's key, and the reference.
 generated: $(STAMP)
 	$(BIN)/python -m anyshot.config --schema > workflow/schema.json
-	for pair in retab:retab_voc raml:raml_cityscapes pop:pop_voc pop_coco:pop_coco simformer:simformer_cocostuff simformer_ade20k:simformer_ade20k; do \
+	for pair in retab:retab_voc raml:raml_cityscapes pop:pop_voc pop_coco:pop_coco simformer:simformer_cocostuff simformer_ade20k:simformer_ade20k larvseg:larvseg_ade150; do \
 	  system=$${pair%%:*} overlay=config/paper/$${pair#*:}.yaml; \
 	  $(BIN)/python -m anyshot.config --published $$system > $$overlay.part || exit 1; \
 	  { sed "/^$${system%%_*}:/,\$$d" $$overlay; sed 's/^  shards: 1$$/  shards: 16                 # not published: jobs per per-image stage/' $$overlay.part; } > $$overlay.new; \

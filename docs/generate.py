@@ -25,6 +25,9 @@ from pydantic_core import PydanticUndefined
 
 from anyshot.config import Config
 from anyshot.data import options as data
+from anyshot.larvseg import options as mixed
+from anyshot.larvseg import system as larvseg
+from anyshot.larvseg.image_set_options import ImageSet
 from anyshot.options import BackboneOptions, OptimiserOptions
 from anyshot.page_options import Report
 from anyshot.pop import system as pop
@@ -63,6 +66,8 @@ SHARED: dict[str, type[BaseModel]] = {
     "matching": weak.Matching,
     "losses": weak.SetLosses,
     "pairs": weak.PairLosses,
+    "neck": mixed.Neck,
+    "attention": mixed.Attention,
 }
 
 # Each system's class and the module with its stages.
@@ -71,6 +76,17 @@ SYSTEMS: dict[str, tuple[type[BaseModel], types.ModuleType]] = {
     "raml": (raml.Raml, raml),
     "pop": (pop.Pop, pop),
     "simformer": (simformer.Simformer, simformer),
+    "larvseg": (larvseg.Larvseg, larvseg),
+}
+
+# Groups of a system that are no stages, by their key.
+GROUPS: dict[str, dict[str, type[BaseModel]]] = {
+    "larvseg": {
+        "experiments.<name>": mixed.Experiment,
+        "experiments.<name>.sources": mixed.Source,
+        "experiments.<name>.targets": mixed.Target,
+        "image_sets.<name>": ImageSet,
+    },
 }
 
 INTRODUCTION = """\
@@ -111,6 +127,8 @@ def reference() -> str:
     parts += ["## `report`\n", f"{summary(Report)}\n", table(Report)]
     for system, (model, module) in SYSTEMS.items():
         parts += [f"## `{system}`\n", f"{summary(model)}\n", table(model, leave=module.STAGES)]
+        for key, group in GROUPS.get(system, {}).items():
+            parts += [f"### `{system}.{key}`\n", f"{summary(group)}\n", table(group)]
     parts += ["## Groups that several stages have\n"]
     for name, model in SHARED.items():
         parts += [f"### `{name}`\n", f"{summary(model)}\n", table(model)]
@@ -130,7 +148,9 @@ def summary(model: type[BaseModel]) -> str:
 
 def plain_text(text: str) -> str:
     """Text without references to sections of the specification, its <names> kept from being read as HTML."""
-    return re.sub(r"<(\w+)>", r"&lt;\1&gt;", re.sub(r" \((?:retab|raml|pop)\.md [^)]*\)", "", text))
+    return re.sub(
+        r"<(\w+)>", r"&lt;\1&gt;", re.sub(r" \((?:retab|raml|pop|simformer|larvseg)\.md [^)]*\)", "", text)
+    )
 
 
 def table(model: type[BaseModel], *, only: Iterable[str] | None = None, leave: Iterable[str] = ()) -> str:
@@ -155,8 +175,10 @@ def row(name: str, field: FieldInfo) -> str:
 
 
 def differing(stage: type[BaseModel]) -> str:
-    """A line on the shared groups of a stage, with the defaults that are not the group's own."""
-    lines = []
+    """A line on the shared groups of a stage, with the defaults that are not the group's own; below them the
+    keys that the stage's class has besides."""
+    lines: list[str] = []
+    tables: list[str] = []
     for name, model in SHARED.items():
         if name not in stage.model_fields:
             continue
@@ -166,7 +188,11 @@ def differing(stage: type[BaseModel]) -> str:
         text = ", ".join(f"`{key}` {shown(getattr(found, key))}" for key in changed)
         null = "; `null`: none" if type(None) in typing.get_args(field.annotation) else ""
         lines.append(f"- [`{name}`](#{name}){f', with the defaults {text}' if changed else ''}{null}")
-    return "\n".join(lines) + "\n" if lines else ""
+        own = [key for key in type(found).model_fields if key not in model.model_fields]
+        if own:
+            tables.append(f"Further keys of `{name}` in this stage:\n")
+            tables.append(table(type(found), only=own))
+    return "\n".join([*lines, "", *tables]) if lines else ""
 
 
 def shown(value: Any) -> str:
@@ -201,6 +227,8 @@ def kind(annotation: Any) -> str:
         return ", ".join(kind(part) for part in arguments)
     if origin is list:
         return f"list of {kind(arguments[0])}"
+    if origin is tuple:
+        return f"list of {kind(arguments[0])}, {len(arguments)} long"
     if origin is dict:
         return f"names, each with {kind(arguments[1])}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
