@@ -2,7 +2,6 @@
 #
 #   snakemake --cores 8 --resources=gpu=4 results/retab/fold0/miou.json
 #   snakemake --profile slurm all_folds
-#
 # The configuration is config.yaml; overlays for --configfile lie in config/. Stages of a system: rules/<system>.smk.
 from snakemake.utils import min_version
 
@@ -57,4 +56,5 @@ include: "rules/retab.smk"
 include: "rules/raml.smk"
 include: "rules/pop.smk"
 include: "rules/simformer.smk"
+include: "rules/larvseg.smk"
 include: "rules/report.smk"

@@ -53,7 +53,7 @@ def stage(script, inputs, outputs, *, seed=False, sharded=False):
 
 
 # Wildcards that choose among the options of a stage.
-WILDCARDS = ("name", "split", "labels", "walk", "shot", "support", "method")
+WILDCARDS = ("name", "split", "labels", "walk", "shot", "support", "method", "target")
 
 
 def options(name):
@@ -98,6 +98,7 @@ def reported_files():
         "raml": raml_reported,
         "pop": pop_reported,
         "simformer": simformer_reported,
+        "larvseg": larvseg_reported,
     }
     found = {}
     for system in settings.systems:
@@ -113,6 +114,7 @@ def wanted(targets):
         "raml": rules.raml_all.input,
         "pop": rules.pop_all.input,
         "simformer": rules.simformer_all.input,
+        "larvseg": rules.larvseg_all.input,
     }
     groups = {
         "all_folds": [path for system in settings.systems for path in systems[system]],

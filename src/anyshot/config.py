@@ -24,6 +24,7 @@ from anyshot.data.open_splits import OPEN_SCHEMES
 from anyshot.data.options import DataOptions, Download, Prepare
 from anyshot.data.splits import SCHEMES, novel_class_names, split_names
 from anyshot.errors import AnyshotError, ConfigError
+from anyshot.larvseg.system import Larvseg
 from anyshot.options import Options, StageOptions
 from anyshot.page_options import Report
 from anyshot.pop.system import Pop
@@ -33,9 +34,9 @@ from anyshot.simformer.system import Simformer
 
 NAME = re.compile(r"\w[\w-]*")  # of data sets and splits: they become folders
 SHARED = "shared"  # the folder of what does not depend on the split
-SYSTEMS = ("retab", "raml", "pop", "simformer")
+SYSTEMS = ("retab", "raml", "pop", "simformer", "larvseg")
 PUBLISHED = (*SYSTEMS, "pop_coco", "simformer_ade20k")  # what `--published` prints
-WITH_SHARED = ("retab", "pop")  # systems with stages that do not depend on the split
+WITH_SHARED = ("retab", "pop", "larvseg")  # systems with stages that do not depend on the split
 LIST = "tag:yaml.org,2002:seq"
 GROUPS = ("all_folds", *(f"{system}_all" for system in SYSTEMS), "report")  # targets that are no files
 
@@ -46,7 +47,7 @@ class Config(Options):
     results: str = Field("results", min_length=1, description="folder of everything the workflow makes")
     seed: int = Field(0, ge=0, description="seed of every training")
     gpus: int = Field(1, ge=0, description="GPUs per network stage; without a GPU the stages run on the CPU")
-    systems: list[Literal["retab", "raml", "pop", "simformer"]] = Field(
+    systems: list[Literal["retab", "raml", "pop", "simformer", "larvseg"]] = Field(
         ["retab"], min_length=1, description="systems to run"
     )
     targets: list[str] = Field(
@@ -63,6 +64,7 @@ class Config(Options):
     raml: Raml = Field(default_factory=Raml, description="RAML (IJCAI 2022)")
     pop: Pop = Field(default_factory=Pop, description="POP (CVPR 2023)")
     simformer: Simformer = Field(default_factory=Simformer, description="SimFormer (NeurIPS 2022)")
+    larvseg: Larvseg = Field(default_factory=Larvseg, description="LarvSeg (PRCV 2024)")
     report: Report = Field(default_factory=Report, description="the page results/report.html")
 
     def novel_classes(self, split: str) -> list[str]:
@@ -87,7 +89,7 @@ class Config(Options):
         """Every split of one system."""
         if system == "retab":
             return self.splits()
-        options: Raml | Pop | Simformer = getattr(self, system)
+        options: Raml | Pop | Simformer | Larvseg = getattr(self, system)
         return list(options.every_split())
 
     def stage(
@@ -101,6 +103,7 @@ class Config(Options):
         shot: str | None = None,
         support: str | None = None,
         method: str | None = None,
+        target: str | None = None,
     ) -> StageOptions:
         """Options of the stage `system.stage`; the keywords are the rule's wildcards.
 
@@ -116,6 +119,8 @@ class Config(Options):
             return self.pop.stage(key, split=split, shot=shot, support=support, method=method)
         if system == "simformer":
             return self.simformer.stage(key, split=split, method=method)
+        if system == "larvseg":
+            return self.larvseg.stage(key, split=split, method=method, target=target, image_set=name)
         if stage == "data.prepare":
             return Prepare(name=str(name), source=self.data[str(name)])
         fixed: dict[str, StageOptions] = {"data.download": self.download, "report.report": self.report}
@@ -173,12 +178,37 @@ def _names(config: Config) -> list[str]:
     for key in ("systems", "targets"):
         problems += _repeated(key, getattr(config, key))
     for system in config.systems:
+        if system == "larvseg":
+            problems += _experiments(config)
+            continue
         data = getattr(config, system).data
         if data not in config.data:
-            problems.append(
-                f"{system}.data: found {found(data)}, expected the name of a data set under `data`; "
-                + unknown(data, config.data)
-            )
+            problems.append(f"{system}.data: {_no_data(data, config)}")
+    return problems
+
+
+def _no_data(name: str, config: Config) -> str:
+    return f"found {found(name)}, expected the name of a data set under `data`; {unknown(name, config.data)}"
+
+
+def _experiments(config: Config) -> list[str]:
+    """Mistakes in the names of LarvSeg's experiments and of their data sets."""
+    problems = [
+        f"larvseg: {found(name)} names an experiment or image set: use letters, digits, _ and -"
+        for name in (*config.larvseg.experiments, *config.larvseg.image_sets)
+        if not NAME.fullmatch(name)
+    ]
+    for split in config.larvseg.built():
+        experiment = config.larvseg.experiments[split]
+        for key, members in (("sources", experiment.sources), ("targets", experiment.targets)):
+            problems += [
+                f"larvseg.experiments.{split}.{key}[{position}].data: {_no_data(one.data, config)}"
+                for position, one in enumerate(members)
+                if one.data not in config.data and one.data not in config.larvseg.image_sets
+            ]
+    segmented = config.larvseg.segment_21k.data
+    if segmented is not None and segmented not in config.data:
+        problems.append(f"larvseg.segment_21k.data: {_no_data(segmented, config)}")
     return problems
 
 
@@ -260,17 +290,22 @@ def published(name: str) -> str:
     """
     import yaml
 
+    from anyshot.larvseg import system as larvseg
     from anyshot.pop import system as pop
     from anyshot.raml import system as raml
     from anyshot.retab import system as retab
     from anyshot.simformer import system as simformer
 
-    modules: dict[str, Any] = {"retab": retab, "raml": raml, "pop": pop, "simformer": simformer}
+    modules: dict[str, Any] = {
+        "retab": retab, "raml": raml, "pop": pop, "simformer": simformer, "larvseg": larvseg
+    }  # fmt: skip
     others = {"pop_coco": pop.published_coco, "simformer_ade20k": simformer.published_ade20k}
     system = name.split("_")[0]
     module = modules[system]
     options = others[name]() if name in others else getattr(Config(data={}), system)
     content = options.model_dump(mode="json")
+    if isinstance(options, Larvseg):
+        content["splits"] = options.built()  # or those of a file below would be built, too
     for stage in module.STAGES:
         for key in module.FILLED_IN:
             content[stage].pop(key, None)

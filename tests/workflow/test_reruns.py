@@ -12,6 +12,15 @@ from typing import Any
 import pytest
 
 # The shipped configuration is tuned now and then; these keys must differ from what they are changed to.
+# The source of labels, of image labels alone, has images of a manifest and of an image set.
+SIZES = {"crop": 160, "short_side": 160, "long_side": 640, "images_per_step": 8}
+SOURCES = [
+    {"name": "masks", "data": "scenes", "role": "pixel", "classes": ["mug", "owl", "kite"], **SIZES},
+    {"name": "labels", "data": "scenes", "role": "image", "label_source": "image", **SIZES},
+    {"name": "folders", "data": "folders", "role": "image", "names": "imagenet", **SIZES},
+]
+EXPERIMENT = {"sources": SOURCES, "targets": [{"name": "objects", "data": "scenes"}]}
+
 BEFORE: dict[str, Any] = {
     "retab.shards": 2,
     "retab.affinity_map.border": "official",
@@ -27,6 +36,11 @@ BEFORE: dict[str, Any] = {
     "simformer.splits": ["split1"],
     "simformer.variants": ["full", "no_extras"],
     "simformer.retraining": True,
+    "larvseg.experiments": {"one": EXPERIMENT, "two": EXPERIMENT},
+    "larvseg.image_sets": {"folders": {"root": "nowhere"}},
+    "larvseg.splits": ["one"],
+    "larvseg.measure_compactness": True,
+    "larvseg.segment_21k.data": "scenes",
 }
 
 # Stages that draw random numbers.
@@ -35,6 +49,7 @@ SEEDED = {
     "raml_closed_set", "raml_meta_channel", "raml_metric",
     "pop_base", "pop_novel_update",
     "simformer_joint", "simformer_retrain",
+    "larvseg_baseline", "larvseg_attentive", "larvseg_compactness",
 }  # fmt: skip
 
 POP_TRAINING = {"pop_index", "pop_base", "pop_support", "pop_features", "pop_novel_update"}
@@ -42,7 +57,18 @@ POP_TRAINING = {"pop_index", "pop_base", "pop_support", "pop_features", "pop_nov
 SIMFORMER_TRAINING = {
     "simformer_pairs", "simformer_joint", "simformer_pseudo_label", "simformer_retrain",
 }  # fmt: skip
+LARVSEG_TRAINING = {"larvseg_vocabulary", "larvseg_baseline", "larvseg_attentive"}
+LARVSEG_SCORING = {
+    "larvseg_predict", "larvseg_evaluate", "larvseg_compactness", "larvseg_segment_21k", "larvseg_summary",
+    "report",
+}  # fmt: skip
 SIMFORMER_SCORING = {"simformer_predict", "simformer_evaluate", "simformer_summary", "report"}
+
+
+def weighted(key: str) -> list[dict[str, Any]]:
+    """The sources, another weight of the second."""
+    return [SOURCES[0], {**SOURCES[1], key: 0.77}, SOURCES[2]]
+
 
 # A change of this key makes these rules run again for their own sake; what depends on them follows.
 CHANGES: list[tuple[str, Any, set[str]]] = [
@@ -86,7 +112,7 @@ CHANGES: list[tuple[str, Any, set[str]]] = [
     ("pop.novel_update.mode", "exact", {"pop_novel_update", "report"}),
     ("pop.support_seeds", [0, 1], {"pop_support", "pop_novel_update", "pop_predict", "report"}),
     ("pop.methods", ["pop", "finetune"], {"pop_novel_update", "pop_predict", "report"}),
-    ("pop.predict.size", 128, {"pop_predict"}),
+    ("pop.predict.size", 96, {"pop_predict"}),
     ("pop.evaluate_subset", "train", {"pop_predict", "pop_evaluate"}),
     ("pop.train_subsets", ["val"], POP_TRAINING),
     ("pop.folds", ["fold0", "fold1"], {"pop_summary", "report"}),
@@ -99,6 +125,17 @@ CHANGES: list[tuple[str, Any, set[str]]] = [
     ("simformer.train_subsets", ["val"], SIMFORMER_TRAINING),
     ("simformer.splits", ["split1", "split2"], SIMFORMER_TRAINING | SIMFORMER_SCORING),
     ("simformer.retraining", False, {"simformer_evaluate", "report"}),
+    ("larvseg.image_sets", {"folders": {"root": "elsewhere"}}, {"larvseg_images"}),
+    ("larvseg.experiments.one.sources", weighted("attention_weight"), {"larvseg_attentive"}),
+    ("larvseg.experiments.one.sources", weighted("weight"), {"larvseg_attentive", "larvseg_baseline"}),
+    ("larvseg.baseline.form", "bce", {"larvseg_baseline"}),
+    ("larvseg.attentive.attention.slots", 3, {"larvseg_attentive"}),
+    ("larvseg.predict.postprocess", "logit_bilinear", {"larvseg_predict"}),
+    ("larvseg.compactness.points", [2], {"larvseg_compactness"}),
+    ("larvseg.segment_21k.best", 3, {"larvseg_segment_21k"}),
+    ("larvseg.evaluate.bands", [5, 50], {"larvseg_evaluate"}),
+    ("larvseg.methods", ["attentive"], {"larvseg_evaluate", "report"}),
+    ("larvseg.splits", ["one", "two"], LARVSEG_TRAINING | LARVSEG_SCORING),
     ("seed", 7, SEEDED),
     ("retab.folds", ["fold0", "fold1"], {"retab_summary", "report"}),
     ("retab.baselines", [], {"retab_score_maps", "report"}),
@@ -147,6 +184,15 @@ FOLLOWS: dict[str, set[str]] = {
     "simformer_pseudo_label": {"simformer_retrain"},
     "simformer_joint": {"simformer_pseudo_label", "simformer_predict"},
     "simformer_pairs": {"simformer_joint"},
+    "larvseg_summary": {"report"},
+    "larvseg_evaluate": {"larvseg_summary"},
+    "larvseg_predict": {"larvseg_evaluate"},
+    "larvseg_compactness": {"report"},
+    "larvseg_segment_21k": set(),
+    "larvseg_attentive": {"larvseg_predict", "larvseg_compactness", "larvseg_segment_21k"},
+    "larvseg_baseline": {"larvseg_predict"},
+    "larvseg_vocabulary": LARVSEG_TRAINING | LARVSEG_SCORING,
+    "larvseg_images": {"larvseg_vocabulary"},
     "data_prepare": {
         "retab_split",
         "retab_classifier",
@@ -154,6 +200,7 @@ FOLLOWS: dict[str, set[str]] = {
         "raml_split",
         "pop_index",
         "simformer_pairs",
+        "larvseg_vocabulary",
     },
 }
 

@@ -13,12 +13,27 @@ from typing import Any
 import pytest
 import yaml
 
+from anyshot.larvseg import system as larvseg
 from anyshot.pop import system as pop
 from anyshot.raml import system as raml
 from anyshot.retab.system import STAGES, Retab
 from anyshot.simformer import system as simformer
 
-SYSTEMS = {"retab": STAGES, "raml": raml.STAGES, "pop": pop.STAGES, "simformer": simformer.STAGES}
+SYSTEMS = {
+    "retab": STAGES, "raml": raml.STAGES, "pop": pop.STAGES, "simformer": simformer.STAGES,
+    "larvseg": larvseg.STAGES,
+}  # fmt: skip
+# So that every stage is there.
+EVERYTHING = {
+    "simformer.retraining": True,
+    "larvseg.measure_compactness": True,
+    "larvseg.segment_21k.data": "scenes_stuff",
+    "larvseg.image_sets": {"folders": {"root": "nowhere"}},
+    "larvseg.experiments.scenes.sources": [
+        {"name": "masks", "data": "scenes_stuff", "role": "pixel", "classes": ["mug", "kite"]},
+        {"name": "labels", "data": "folders", "role": "image"},
+    ],
+}
 
 GPU_RULES = {
     "retab_classifier",
@@ -43,6 +58,11 @@ GPU_RULES = {
     "simformer_pseudo_label",
     "simformer_retrain",
     "simformer_predict",
+    "larvseg_baseline",
+    "larvseg_attentive",
+    "larvseg_predict",
+    "larvseg_compactness",
+    "larvseg_segment_21k",
 }
 SEEDED_RULES = {
     "retab_classifier",
@@ -56,6 +76,9 @@ SEEDED_RULES = {
     "pop_novel_update",
     "simformer_joint",
     "simformer_retrain",
+    "larvseg_baseline",
+    "larvseg_attentive",
+    "larvseg_compactness",
 }
 SHARDED_STAGES = (
     "cam",
@@ -74,7 +97,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def built(project: Callable[[str], Any]) -> Any:
     """A project built by the stub, and its plan."""
     finished = project("built")
-    finished.shipped = finished.changed({"simformer.retraining": True})  # so that every stage is there
+    finished.shipped = finished.changed(EVERYTHING)
     finished.jobs = finished.build().jobs
     finished.stages = [job for job in finished.jobs if not job.is_norun]
     return finished
@@ -119,7 +142,7 @@ def test_scripts_read_what_their_rules_give(built: Any, repository: Path) -> Non
 
 def test_every_rule_has_a_log_a_benchmark_and_resources(built: Any) -> None:
     for job in built.stages:
-        stage = re.sub("^(retab|raml|pop|simformer)_", "", job.rule.name)
+        stage = re.sub("^(retab|raml|pop|simformer|larvseg)_", "", job.rule.name)
         assert stage in str(job.log) or job.rule.name in ("data_prepare", "report")
         assert stage in str(job.benchmark) or job.rule.name in ("data_prepare", "report")
         assert job.resources["mem_mb"] >= 500
@@ -294,7 +317,7 @@ def test_the_published_overlay_reaches_every_stage(project: Callable[[str], Any]
     jobs = made.execute(["results/paper/retab/fold1/miou.json"], "dryrun", [overlay]).jobs
     published = Retab()
     for job in [job for job in jobs if job.rule.name.startswith("retab_")]:
-        stage = re.sub("^(retab|raml|pop|simformer)_", "", job.rule.name)
+        stage = re.sub("^(retab|raml|pop|simformer|larvseg)_", "", job.rule.name)
         found = json.loads(job.params.options)
         split = job.wildcards.get("split")
         expected = json.loads(published.stage(stage, split=split, walk=job.wildcards.get("walk")).canonical())
