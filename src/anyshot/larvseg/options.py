@@ -212,6 +212,9 @@ class Baseline(ExperimentStage):
     pooling: Literal["all", "valid"] = Field(
         "all", description="pixels that logits are pooled over; published: padding and ignored ones, too"
     )
+    initial_scale: float = Field(
+        1.0, gt=0, description="scale of the logits at the start, learnt; published: 1, for 320,000 steps"
+    )
     sampled_classes: int | None = Field(
         None, ge=2, description="classes drawn per bundle besides those it shows; 100 is published for A847"
     )

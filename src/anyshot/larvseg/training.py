@@ -122,6 +122,7 @@ def fit(job: fitting.StageJob, *, options: Baseline, tables: Tables, manifests: 
         "bank": bank,
     }
     model = build_larvseg(network, load=True)
+    nn.init.constant_(model.head.scale, options.initial_scale)
     dataset = mixed_dataset(
         tables, options, manifests=manifests, seed=job.seed, mean=model.mean, std=model.std
     )
