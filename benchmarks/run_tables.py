@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 
-def arguments(description: str | None) -> argparse.Namespace:
-    """What the command line says: `results`, the folder of the run, and `config`, its overlay."""
+def arguments(description: str | None, *, several: bool = False) -> argparse.Namespace:
+    """What the command line says: `results`, the folder of the run (several: a list of them, which differ in
+    their seed), and `config`, its overlay."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("results", type=Path)
+    parser.add_argument("results", type=Path, nargs="+" if several else None)
     parser.add_argument("--config", type=Path, required=True)
     return parser.parse_args()
 

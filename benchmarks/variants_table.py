@@ -1,8 +1,9 @@
-"""The committed table of a finished run of RAML, POP or SimFormer: scores by variant, seconds by stage.
+"""The committed table of finished runs of RAML, POP, SimFormer or LarvSeg: scores, seconds by stage.
 
     python benchmarks/variants_table.py results/bench/pop_voc256 --config config/bench/pop_voc256.yaml
 
-Reads miou.json and the workflow's benchmark files; the last line is one JSON object.
+Several folders are runs with several seeds. Reads miou.json and the workflow's benchmark files; the last line
+is one JSON object.
 """
 
 from __future__ import annotations
@@ -57,16 +58,26 @@ def print_scores(contents: dict[str, dict[str, Any]], old: str) -> dict[str, Any
 
 
 def main() -> None:
-    given = arguments(__doc__)
-    paths = sorted(given.results.glob("*/*/miou.json"))
-    contents = {path.parent.name: read_json(path) for path in paths}
+    given = arguments(__doc__, several=True)
+    several = len(given.results) > 1
+    contents = {
+        f"{root.name} {path.parent.name}" if several else path.parent.name: read_json(path)
+        for root in given.results
+        for path in sorted(root.glob("*/*/miou.json"))
+    }
     first = next(iter(contents.values()))
     system = first["system"]
     print_origin(first, config=given.config, target=f"{system}_all")
-    print("In %. ±: sample standard deviation over draws of support images; of the mean: over splits.\n")
+    print(
+        "In %. ±: sample standard deviation over draws of support images; of the mean: over splits and seeds.\n"
+    )
     means = print_scores(contents, OLD.get(system, "base"))
     print()
-    total = print_stages(stage_rows(given.results, system))
+    stages: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for root in given.results:
+        for stage, jobs in stage_rows(root, system).items():
+            stages[stage] += jobs
+    total = print_stages(stages)
     print("\n" + json.dumps({"mean": means, "job_seconds": total, "splits": list(contents)}))
 
 
