@@ -68,9 +68,8 @@ def main() -> None:
     first = next(iter(contents.values()))
     system = first["system"]
     print_origin(first, config=given.config, target=f"{system}_all")
-    print(
-        "In %. ±: sample standard deviation over draws of support images; of the mean: over splits and seeds.\n"
-    )
+    spreads = "sample standard deviation over draws of support images; of the mean: over splits and seeds"
+    print(f"In %. ±: {spreads}.\n")
     means = print_scores(contents, OLD.get(system, "base"))
     print()
     stages: dict[str, list[dict[str, float]]] = defaultdict(list)
