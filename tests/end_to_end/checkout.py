@@ -30,7 +30,9 @@ class Checkout:
 
     def command(self, *targets: str) -> list[str]:
         snakemake = Path(sys.executable).with_name("snakemake")
-        return [str(snakemake), "--cores", "2", "--quiet", "all", "--", *targets]
+        # one thread each: jobs this small are mostly the start of Python, two of which fit side by side
+        limits = ["--cores", "2", "--max-threads", "1"]
+        return [str(snakemake), *limits, "--quiet", "all", "--", *targets]
 
     def run(self, *targets: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
