@@ -114,7 +114,7 @@ BAD: list[tuple[str, Any, list[str]]] = [
     (
         "pop.novel_update",
         {"mode": "cached", "support_views": 4, "crop": 96},
-        ["pop: `novel_update.crop` is 96, `features.size` 128: with `support_views` they must be equal"],
+        ["pop: `novel_update.crop` is 96, `features.size` 160: with `support_views` they must be equal"],
     ),
     ("simformer.variants", ["oracle"], ["simformer: `variants` lists ['oracle']: `full` must be among them"]),
     ("simformer.splits", ["split1", "split7"], ['simformer.splits[1]: found "split7"', "split1, split2"]),

@@ -112,7 +112,7 @@ CHANGES: list[tuple[str, Any, set[str]]] = [
     ("pop.novel_update.mode", "exact", {"pop_novel_update", "report"}),
     ("pop.support_seeds", [0, 1], {"pop_support", "pop_novel_update", "pop_predict", "report"}),
     ("pop.methods", ["pop", "finetune"], {"pop_novel_update", "pop_predict", "report"}),
-    ("pop.predict.size", 96, {"pop_predict"}),
+    ("pop.predict.size", 128, {"pop_predict"}),
     ("pop.evaluate_subset", "train", {"pop_predict", "pop_evaluate"}),
     ("pop.train_subsets", ["val"], POP_TRAINING),
     ("pop.folds", ["fold0", "fold1"], {"pop_summary", "report"}),
