@@ -52,7 +52,7 @@ class _ShiftedProducts(torch.autograd.Function):
 
 
 def _shifts(kernel: int, dilation: int, size: list[int]) -> Iterator[tuple[slice, slice, slice]]:
-    """Where in the padded images the values lie that each tap is multiplied with, row by row of the kernel."""
+    """Where in the padded images the values lie that each tap is multiplied with, row by row."""
     for row in range(0, kernel * dilation, dilation):
         for column in range(0, kernel * dilation, dilation):
             yield slice(None), slice(row, row + size[0]), slice(column, column + size[1])
