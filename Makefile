@@ -29,7 +29,7 @@ demo: $(STAMP)
 	@echo "All splits: $(BIN)/snakemake --cores $(CORES) all_folds report"
 
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(CORES) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

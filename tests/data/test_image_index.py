@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -206,8 +207,9 @@ def test_pickle_is_small_and_works_in_another_process(root: Path, tmp_path: Path
     assert index.labels[3] == 1
     assert len(pickle.dumps(index)) == before
     for method in ("fork", "spawn"):
-        with multiprocessing.get_context(method).Pool(1) as pool:
-            assert pool.apply(_third_path, (index,)) == "n00000002/n00000002_9.JPEG"
+        # not a Pool, which ends its processes by a SIGTERM that a fork may handle
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(method)) as pool:
+            assert pool.submit(_third_path, index).result() == "n00000002/n00000002_9.JPEG"
 
 
 COUNTS = np.array([1, 10, 100, 0, 1000])

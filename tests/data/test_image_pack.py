@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import pickle
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -174,8 +175,9 @@ def test_works_after_fork_and_pickle(
     expected = [pack.image(image) for image in range(7)]
     assert len(pickle.dumps(pack)) < 2000
     for method in ("fork", "spawn"):
-        with multiprocessing.get_context(method).Pool(2) as pool:
-            found = pool.starmap(_pixels, [(pack, image) for image in (6, 0, 3, 1)])
+        # not a Pool, which ends its processes by a SIGTERM that a fork may handle
+        with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(method)) as pool:
+            found = list(pool.map(_pixels, [pack] * 4, (6, 0, 3, 1)))
         for image, pixels in zip((6, 0, 3, 1), found, strict=True):
             np.testing.assert_array_equal(pixels, expected[image])
 
