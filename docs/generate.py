@@ -24,6 +24,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from anyshot.config import Config
+from anyshot.config_gpus import ON_ONE, Gpus
 from anyshot.data import options as data
 from anyshot.larvseg import options as mixed
 from anyshot.larvseg import system as larvseg
@@ -113,7 +114,7 @@ Made by `python docs/generate.py` from the classes that validate the configurati
 def reference() -> str:
     """The whole page docs/configuration.md."""
     top = ["results", "seed", "gpus", "systems", "targets"]
-    parts = [INTRODUCTION, "## Top level\n", table(Config, only=top)]
+    parts = [INTRODUCTION, "## Top level\n", table(Config, only=top), "### `gpus` as a group\n", gpus()]
     parts += [
         "## `data`: the data sets\n",
         "A name of your choice for each; `reader` decides which keys it has.\n",
@@ -138,6 +139,17 @@ def reference() -> str:
             shown_keys = table(stage, leave=module.FILLED_IN)
             parts += [f"### `{system}.{name}`\n", f"{summary(stage)}\n", shown_keys, differing(stage)]
     return "\n".join(part for part in parts if part)
+
+
+def gpus() -> str:
+    """The section on the group of numbers of GPUs, which has a key for every network stage."""
+    trainings = [name for name in Gpus.model_fields if name not in ("default", *ON_ONE)]
+    text = " ".join((Gpus.__doc__ or "").split())
+    lists = [
+        f"- {title}: {', '.join(f'`{name}`' for name in names)}\n"
+        for title, names in (("Trainings, from 0", trainings), ("On one GPU, 0 or 1", ON_ONE))
+    ]
+    return "\n".join([f"{text}\n", table(Gpus, only=["default"]), "".join(lists)])
 
 
 def summary(model: type[BaseModel]) -> str:
@@ -207,6 +219,8 @@ def shown(value: Any) -> str:
         return f"`[{', '.join(str(part) for part in value)}]`"
     if isinstance(value, Mapping) and not value:
         return "none"
+    if isinstance(value, Gpus):
+        return f"`{value.default}`"
     if isinstance(value, BaseModel | Mapping):
         return "see its own keys"
     return f"`{value}`"
@@ -231,6 +245,8 @@ def kind(annotation: Any) -> str:
         return f"list of {kind(arguments[0])}, {len(arguments)} long"
     if origin is dict:
         return f"names, each with {kind(arguments[1])}"
+    if annotation is Gpus:
+        return "whole number from 0, or a group"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "group"
     plain = {str: "text", int: "whole number", float: "number", bool: "`true`, `false`", type(None): "`null`"}

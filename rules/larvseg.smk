@@ -65,7 +65,7 @@ rule larvseg_baseline:
         "../envs/anyshot.yaml"
     threads: 1 + settings.larvseg.baseline.optimiser.workers
     resources:
-        **need(gpu=settings.gpus, megabytes=32000, minutes=5760),
+        **need(gpu=settings.gpus.of("larvseg_baseline"), megabytes=32000, minutes=5760),
     params:
         options=options("larvseg.baseline"),
         seed=settings.seed,
@@ -86,7 +86,7 @@ rule larvseg_attentive:
         "../envs/anyshot.yaml"
     threads: 1 + settings.larvseg.attentive.optimiser.workers
     resources:
-        **need(gpu=settings.gpus, megabytes=32000, minutes=5760),
+        **need(gpu=settings.gpus.of("larvseg_attentive"), megabytes=32000, minutes=5760),
     params:
         options=options("larvseg.attentive"),
         seed=settings.seed,
@@ -113,7 +113,7 @@ rule larvseg_predict:
         "../envs/anyshot.yaml"
     threads: 4
     resources:
-        **need(gpu=settings.gpus, megabytes=8000, minutes=480),
+        **need(gpu=settings.gpus.of("larvseg_predict"), megabytes=8000, minutes=480),
     params:
         **SHARD,
         options=options("larvseg.predict"),
@@ -137,7 +137,7 @@ rule larvseg_compactness:
         "../envs/anyshot.yaml"
     threads: 4
     resources:
-        **need(gpu=settings.gpus, megabytes=8000, minutes=480),
+        **need(gpu=settings.gpus.of("larvseg_compactness"), megabytes=8000, minutes=480),
     params:
         options=options("larvseg.compactness"),
         seed=settings.seed,
@@ -162,7 +162,7 @@ rule larvseg_segment_21k:
         "../envs/anyshot.yaml"
     threads: 4
     resources:
-        **need(gpu=settings.gpus, megabytes=16000, minutes=1440),
+        **need(gpu=settings.gpus.of("larvseg_segment_21k"), megabytes=16000, minutes=1440),
     params:
         options=options("larvseg.segment_21k"),
     shell:

@@ -39,7 +39,7 @@ rule pop_base:
         "../envs/anyshot.yaml"
     threads: 1 + settings.pop.base.optimiser.workers
     resources:
-        **need(gpu=settings.gpus, megabytes=24000, minutes=1440),
+        **need(gpu=settings.gpus.of("pop_base"), megabytes=24000, minutes=1440),
     params:
         options=options("pop.base"),
         seed=settings.seed,
@@ -83,7 +83,7 @@ rule pop_features:
         "../envs/anyshot.yaml"
     threads: 4
     resources:
-        **need(gpu=settings.gpus, megabytes=8000, minutes=120),
+        **need(gpu=settings.gpus.of("pop_features"), megabytes=8000, minutes=120),
     params:
         options=options("pop.features"),
     shell:
@@ -109,7 +109,7 @@ rule pop_novel_update:
         "../envs/anyshot.yaml"
     threads: 1 if settings.pop.novel_update.mode == "cached" else 4
     resources:
-        **need(gpu=settings.gpus, megabytes=16000, minutes=720),
+        **need(gpu=settings.gpus.of("pop_novel_update"), megabytes=16000, minutes=720),
     params:
         options=options("pop.novel_update"),
         seed=settings.seed,
@@ -139,7 +139,7 @@ rule pop_predict:
         "../envs/anyshot.yaml"
     threads: 4
     resources:
-        **need(gpu=settings.gpus, megabytes=8000, minutes=240),
+        **need(gpu=settings.gpus.of("pop_predict"), megabytes=8000, minutes=240),
     params:
         **SHARD,
         options=options("pop.predict"),

@@ -39,7 +39,7 @@ rule raml_closed_set:
         "../envs/anyshot.yaml"
     threads: 8
     resources:
-        **need(gpu=settings.gpus, megabytes=24000, minutes=1440),
+        **need(gpu=settings.gpus.of("raml_closed_set"), megabytes=24000, minutes=1440),
     params:
         options=options("raml.closed_set"),
         seed=settings.seed,
@@ -67,7 +67,7 @@ rule raml_meta_channel:
         "../envs/anyshot.yaml"
     threads: 8
     resources:
-        **need(gpu=settings.gpus, megabytes=24000, minutes=720),
+        **need(gpu=settings.gpus.of("raml_meta_channel"), megabytes=24000, minutes=720),
     params:
         options=options("raml.meta_channel"),
         seed=settings.seed,
@@ -95,7 +95,7 @@ rule raml_metric:
         "../envs/anyshot.yaml"
     threads: 8
     resources:
-        **need(gpu=settings.gpus, megabytes=16000, minutes=720),
+        **need(gpu=settings.gpus.of("raml_metric"), megabytes=16000, minutes=720),
     params:
         options=options("raml.metric"),
         seed=settings.seed,
@@ -123,7 +123,7 @@ rule raml_novel_bank:
         "../envs/anyshot.yaml"
     threads: 4
     resources:
-        **need(gpu=settings.gpus, megabytes=8000, minutes=30),
+        **need(gpu=settings.gpus.of("raml_novel_bank"), megabytes=8000, minutes=30),
     params:
         options=options("raml.novel_bank"),
     shell:
@@ -149,7 +149,7 @@ rule raml_open_world:
         "../envs/anyshot.yaml"
     threads: 4
     resources:
-        **need(gpu=settings.gpus, megabytes=8000, minutes=120),
+        **need(gpu=settings.gpus.of("raml_open_world"), megabytes=8000, minutes=120),
     params:
         **SHARD,
         options=options("raml.open_world"),
@@ -199,7 +199,7 @@ rule raml_anomaly:
         "../envs/anyshot.yaml"
     threads: 4
     resources:
-        **need(gpu=settings.gpus, megabytes=16000, minutes=60),
+        **need(gpu=settings.gpus.of("raml_anomaly"), megabytes=16000, minutes=60),
     params:
         options=options("raml.anomaly"),
     shell:

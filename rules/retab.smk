@@ -39,7 +39,7 @@ rule retab_classifier:
         "../envs/anyshot.yaml"
     threads: 8
     resources:
-        **need(gpu=settings.gpus, megabytes=16000, minutes=720),
+        **need(gpu=settings.gpus.of("retab_classifier"), megabytes=16000, minutes=720),
     params:
         options=options("retab.classifier"),
         seed=settings.seed,
@@ -61,7 +61,7 @@ rule retab_cam:
         "../envs/anyshot.yaml"
     threads: 4
     resources:
-        **need(gpu=settings.gpus, megabytes=8000, minutes=240),
+        **need(gpu=settings.gpus.of("retab_cam"), megabytes=8000, minutes=240),
     params:
         **SHARD,
         options=options("retab.cam"),
@@ -72,7 +72,7 @@ rule retab_cam:
 rule retab_crf_label:
     input:
         **M,
-        cam=sharded(f"{C}/cam/{{shard}}.h5"),
+        cam=f"{C}/cam/{{shard}}.h5",
     output:
         store=f"{C}/crf_label/{{shard}}.h5",
     log:
@@ -105,7 +105,7 @@ rule retab_boundary:
         "../envs/anyshot.yaml"
     threads: 8
     resources:
-        **need(gpu=settings.gpus, megabytes=16000, minutes=480),
+        **need(gpu=settings.gpus.of("retab_boundary"), megabytes=16000, minutes=480),
     params:
         options=options("retab.boundary"),
         seed=settings.seed,
@@ -132,7 +132,7 @@ rule retab_boundary_map:
         "../envs/anyshot.yaml"
     threads: 4
     resources:
-        **need(gpu=settings.gpus, megabytes=8000, minutes=120),
+        **need(gpu=settings.gpus.of("retab_boundary_map"), megabytes=8000, minutes=120),
     params:
         **SHARD,
         options=options("retab.boundary_map"),
@@ -158,7 +158,7 @@ rule retab_affinity:
         "../envs/anyshot.yaml"
     threads: 8
     resources:
-        **need(gpu=settings.gpus, megabytes=16000, minutes=720),
+        **need(gpu=settings.gpus.of("retab_affinity"), megabytes=16000, minutes=720),
     params:
         options=options("retab.affinity"),
         seed=settings.seed,
@@ -187,7 +187,7 @@ rule retab_affinity_map:
         "../envs/anyshot.yaml"
     threads: 4
     resources:
-        **need(gpu=settings.gpus, megabytes=8000, minutes=120),
+        **need(gpu=settings.gpus.of("retab_affinity_map"), megabytes=8000, minutes=120),
     params:
         **SHARD,
         options=options("retab.affinity_map"),
@@ -198,7 +198,7 @@ rule retab_affinity_map:
 rule retab_random_walk:
     input:
         **M,
-        cam=sharded(f"{C}/cam/{{shard}}.h5"),
+        cam=f"{C}/cam/{{shard}}.h5",
         affinity_map=retab_affinity_of,
         boundary_map=retab_walk_boundary,
     output:
@@ -230,7 +230,7 @@ rule retab_pseudo_label:
     input:
         **M,
         samples=f"{S}/split/samples.csv",
-        random_walk=sharded(f"{S}/random_walk/retab/{{shard}}.h5"),
+        random_walk=f"{S}/random_walk/retab/{{shard}}.h5",
     output:
         labels=f"{S}/pseudo_label/{{shard}}/labels.csv",
     log:
@@ -269,7 +269,7 @@ rule retab_segmentation:
         "../envs/anyshot.yaml"
     threads: 8
     resources:
-        **need(gpu=settings.gpus, megabytes=16000, minutes=1440),
+        **need(gpu=settings.gpus.of("retab_segmentation"), megabytes=16000, minutes=1440),
     params:
         options=options("retab.segmentation"),
         seed=settings.seed,
@@ -296,7 +296,7 @@ rule retab_predict:
         "../envs/anyshot.yaml"
     threads: 4
     resources:
-        **need(gpu=settings.gpus, megabytes=8000, minutes=120),
+        **need(gpu=settings.gpus.of("retab_predict"), megabytes=8000, minutes=120),
     params:
         **SHARD,
         options=options("retab.predict"),

@@ -42,7 +42,7 @@ rule simformer_joint:
         "../envs/anyshot.yaml"
     threads: 8
     resources:
-        **need(gpu=settings.gpus, megabytes=32000, minutes=2880),
+        **need(gpu=settings.gpus.of("simformer_joint"), megabytes=32000, minutes=2880),
     params:
         options=options("simformer.joint"),
         seed=settings.seed,
@@ -65,7 +65,7 @@ rule simformer_pseudo_label:
         "../envs/anyshot.yaml"
     threads: 4
     resources:
-        **need(gpu=settings.gpus, megabytes=8000, minutes=480),
+        **need(gpu=settings.gpus.of("simformer_pseudo_label"), megabytes=8000, minutes=480),
     params:
         **SHARD,
         options=options("simformer.pseudo_label"),
@@ -88,7 +88,7 @@ rule simformer_retrain:
         "../envs/anyshot.yaml"
     threads: 8
     resources:
-        **need(gpu=settings.gpus, megabytes=32000, minutes=2880),
+        **need(gpu=settings.gpus.of("simformer_retrain"), megabytes=32000, minutes=2880),
     params:
         options=options("simformer.retrain"),
         seed=settings.seed,
@@ -114,7 +114,7 @@ rule simformer_predict:
         "../envs/anyshot.yaml"
     threads: 4
     resources:
-        **need(gpu=settings.gpus, megabytes=8000, minutes=240),
+        **need(gpu=settings.gpus.of("simformer_predict"), megabytes=8000, minutes=240),
     params:
         **SHARD,
         options=options("simformer.predict"),

@@ -14,7 +14,11 @@ SPLITS_AND_SHARED = one_of([*settings.splits(), "shared"])
 
 
 def sharded(pattern):
-    """All shards of an artifact; the other wildcards stay."""
+    """All shards of an artifact; the other wildcards stay.
+
+    For what reads all images. A stage that works image by image reads its own shard of what went before: a
+    shard has the same images in every stage, and with all of them the edges would be the square of the shards.
+    """
     return expand(pattern, shard=SHARDS, allow_missing=True)
 
 
@@ -24,7 +28,7 @@ def retab_affinity_of(wildcards):
         folder = affinity_folder("shared", "crf_only")
     else:
         folder = affinity_folder(wildcards.split, settings.retab.affinity.labels)
-    return sharded(f"{RETAB}/{folder.format('affinity_map')}/{{shard}}.h5")
+    return f"{RETAB}/{folder.format('affinity_map')}/{wildcards.shard}.h5"
 
 
 def affinity_folder(split, labels):
@@ -53,7 +57,8 @@ def retab_walk_boundary(wildcards):
     """The gates of RETAB's walk; PSA's walk has none."""
     shared = (wildcards.split == "shared") == (wildcards.walk == "psa")
     require(shared, wildcards, "the walk psa, and no other, lies under shared")
-    return sharded(f"{S}/boundary_map/{{shard}}.h5") if wildcards.walk == "retab" else []
+    gates = f"{RETAB}/{wildcards.split}/boundary_map/{wildcards.shard}.h5"
+    return [gates] if wildcards.walk == "retab" else []
 
 
 def psa(pattern):

@@ -14,12 +14,15 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
 from anyshot.config_errors import found, message, translate, unknown
+from anyshot.config_files import plain, read_yaml
+from anyshot.config_gpus import Gpus
 from anyshot.data.open_splits import OPEN_SCHEMES
 from anyshot.data.options import DataOptions, Download, Prepare
 from anyshot.data.splits import SCHEMES, novel_class_names, split_names
@@ -46,7 +49,9 @@ class Config(Options):
 
     results: str = Field("results", min_length=1, description="folder of everything the workflow makes")
     seed: int = Field(0, ge=0, description="seed of every training")
-    gpus: int = Field(1, ge=0, description="GPUs per network stage; without a GPU the stages run on the CPU")
+    gpus: Gpus = Field(
+        default_factory=Gpus, description="GPUs per network stage; without a GPU the stages run on the CPU"
+    )
     systems: list[Literal["retab", "raml", "pop", "simformer", "larvseg"]] = Field(
         ["retab"], min_length=1, description="systems to run"
     )
@@ -133,12 +138,12 @@ def load(content: Mapping[str, Any]) -> Config:
     Raises ConfigError: one line per mistake (the first ten), with the key's full path, the value found and
     the values allowed.
     """
-    plain = json.loads(json.dumps(content, default=str))
+    given = plain(content)
     try:
         # From JSON, because only there strict types still take a list for a tuple and text for a path.
-        config = Config.model_validate_json(json.dumps(plain), strict=True)
+        config = Config.model_validate_json(json.dumps(given), strict=True)
     except ValidationError as error:
-        raise ConfigError(message(translate(error, plain, Config.model_json_schema()))) from None
+        raise ConfigError(message(translate(error, given, _rules()))) from None
     folds = [
         *_folds(config, "retab", "folds"),
         *_folds(config, "pop", "folds"),
@@ -149,6 +154,12 @@ def load(content: Mapping[str, Any]) -> Config:
     if problems:
         raise ConfigError(message(problems))
     return config
+
+
+@cache
+def _rules() -> dict[str, Any]:
+    """The JSON schema, which takes longer to make than a configuration to check."""
+    return Config.model_json_schema()
 
 
 def check_targets(config: Config, words: Sequence[str]) -> None:
@@ -322,7 +333,6 @@ def published(name: str) -> str:
 
 def merged(paths: Sequence[Path]) -> dict[str, Any]:
     """Configuration files merged key by key from left to right, as Snakemake does with `--configfile`."""
-    import yaml
 
     def merge(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in over.items():
@@ -337,7 +347,7 @@ def merged(paths: Sequence[Path]) -> dict[str, Any]:
 
     content: dict[str, Any] = {}
     for path in paths:
-        merge(content, yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+        merge(content, read_yaml(path))
     return content
 
 

@@ -164,12 +164,18 @@ def test_gpus_of_the_configuration_reach_the_command(built: Any) -> None:
     assert {call["--gpus"][0] for call in calls_of(built, "retab/random_walk.py")} == {"0"}
 
 
-def test_shards_are_counted_from_zero_and_read_together(built: Any) -> None:
+def test_shards_are_counted_from_zero_and_read_one_by_one_or_together(built: Any) -> None:
     calls = calls_of(built, "retab/cam.py")
     count = built.shipped["retab"]["shards"]
     assert sorted(int(call["--shard"][0]) for call in calls) == list(range(count))
     assert {call["--shards"][0] for call in calls} == {str(count)}
-    for call in calls_of(built, "retab/crf_label.py"):
+    walks = ["cam", "affinity_map", "boundary_map"]
+    for script, names in (("crf_label", ["cam"]), ("random_walk", walks), ("pseudo_label", ["random_walk"])):
+        for call in calls_of(built, f"retab/{script}.py"):
+            own = f"{int(call['--shard'][0]) + 1}of{count}.h5"
+            for name in names:
+                assert {Path(path).name for path in call[f"--input {name}"]} <= {own}
+    for call in calls_of(built, "retab/score_maps.py"):
         assert len(call["--input cam"]) == count
 
 

@@ -113,8 +113,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _load(paths: list[Path]) -> Any:
-    import yaml
-
     from anyshot.config import load, merged
 
     for path in paths:
@@ -122,10 +120,7 @@ def _load(paths: list[Path]) -> Any:
             raise ConfigError(
                 f"configuration {path} does not exist (seen from {Path.cwd()}); correct --config"
             )
-    try:
-        return load(merged(paths))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{' + '.join(map(str, paths))}: not valid YAML: {error}") from error
+    return load(merged(paths))
 
 
 def _check(name: str, source: Any, *, threads: int) -> bool:
