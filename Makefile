@@ -1,5 +1,6 @@
 # make demo       set up .venv, run one split of the embedded data on this machine, write results/report.html
 # make test       set up .venv, check style, types and workflow, run the tests
+# make test-cluster  run RETAB and POP on a Slurm that it starts on this machine (root; slurm-wlm, munge), and break it
 # make setup      only set up .venv
 # make generated  write again what is made from the options classes
 # make clean      remove .venv and caches; results stay
@@ -17,7 +18,7 @@ ONE_THREAD := --set-threads $(foreach rule,classifier cam crf_label boundary bou
 STAMP := $(VENV)/.set-up
 SNAKEFILES := Snakefile rules workflow
 
-.PHONY: demo test setup clean lint generated
+.PHONY: demo test test-cluster setup clean lint generated
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -30,6 +31,9 @@ demo: $(STAMP)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(CORES) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+test-cluster: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster --durations=10
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
