@@ -80,10 +80,14 @@ def _line(problem: Mapping[str, Any], path: list[str | int], content: Any, schem
 
 
 def dotted(path: Sequence[str | int]) -> str:
-    """`["retab", "cam", "scales", 0]` as `retab.cam.scales[0]`."""
+    """`["retab", "cam", "scales", 0]` as `retab.cam.scales[0]`; a key that cannot be seen in quotes."""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+        if isinstance(part, int):
+            text += f"[{part}]"
+            continue
+        visible = part.isprintable() and part == part.strip() != ""
+        text += ("." if text else "") + (part if visible else json.dumps(part))
     return text
 
 

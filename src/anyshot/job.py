@@ -10,6 +10,7 @@ script that uses torch imports it at its top: torch is seeded only when it has b
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import pydantic
 
 import anyshot
+from anyshot.dates import check_dates, wait_for_dates
 from anyshot.errors import AnyshotError, ArtifactError, ConfigError
 from anyshot.lease import lease
 from anyshot.options import StageOptions
@@ -286,6 +288,24 @@ class _TerminalHandler(logging.StreamHandler):
             tqdm.tqdm.write(self.format(record), file=sys.stderr)
 
 
+class _LogFile(logging.FileHandler):
+    """Says once on stderr that the file cannot be written (a full disk); the work goes on without it."""
+
+    failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.failed:
+            self.failed = True
+            print(f"the log {self.baseFilename} is not written: {error.strerror}", file=sys.stderr)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError) if self.failed else contextlib.nullcontext():
+            super().close()
+
+
 def _start_log(path: Path | None) -> logging.Logger:
     """The logger `anyshot`: INFO to stderr, DEBUG added to `path`. Further ranks of a job only warn."""
     log = logging.getLogger("anyshot")
@@ -300,9 +320,12 @@ def _start_log(path: Path | None) -> logging.Logger:
     if path is not None and first:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handlers.append(logging.FileHandler(path, encoding="utf-8"))
+            handlers.append(_LogFile(path, encoding="utf-8"))
         except OSError as error:
-            raise ArtifactError(f"cannot write the log {path}: {error.strerror}") from error
+            raise ArtifactError(
+                f"cannot write the log {path}: {error.strerror}: {error.filename}; make {path.parent} a"
+                " folder that can be written, or set `results` to another disk, then run again"
+            ) from error
     for handler in handlers:
         handler.setFormatter(
             logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
@@ -350,8 +373,11 @@ def run(stage: str, options_class: type[Opts], main: Callable[[Job[Opts]], None]
         if not os.environ.get("SLURM_JOB_ID"):
             job.gpus = len(held)
         _seed(job.seed)
+        read = [path for paths in job.input_paths.values() for path in paths]
+        check_dates(read)
         main(job)
         job.finish()
+        wait_for_dates(read)
         log.info("%s: done in %s", stage, duration(time.monotonic() - job.begin))
     except AnyshotError as error:
         log.error("%s: %s", stage, error)

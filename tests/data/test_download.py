@@ -75,7 +75,7 @@ def site() -> Iterator[Site]:
 
 
 def archive(site: Site, *, size: int | None = len(CONTENT), digest: str | None = None) -> Archive:
-    return Archive("file.tar", site.url, "sha256", digest or hashlib.sha256(CONTENT).hexdigest(), size)
+    return Archive("file.tar", site.url, digest or hashlib.sha256(CONTENT).hexdigest(), size)
 
 
 def test_file_is_fetched_verified_and_not_fetched_again(site: Site, tmp_path: Path) -> None:

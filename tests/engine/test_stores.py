@@ -176,7 +176,8 @@ def test_disk_that_fills_up_at_the_end(small_disk: Path) -> None:
 
     def fill() -> None:
         with StoreWriter(path, attributes={"stage": "s"}) as writer:
-            writer.add("a", [1], RNG.random((1, 32, 32)), height=32, width=32)
+            for number in range(50):
+                writer.add(f"i{number}", [1], RNG.random((1, 8, 8)), height=8, width=8)
             (small_disk / "filler").write_bytes(b"x" * free_bytes(small_disk))
 
     with pytest.raises(ArtifactError, match="No space left"):

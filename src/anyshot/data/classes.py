@@ -86,10 +86,9 @@ class ClassTable:
             ) from None
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: not UTF-8 text ({error}); save the table as UTF-8") from error
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True))
         try:
-            return _from_rows(rows)
-        except DataError as error:
+            return _from_rows(list(csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)))
+        except (DataError, csv.Error) as error:
             raise DataError(f"{path}: {error}") from error
 
     def write(self, path: Path) -> None:

@@ -119,16 +119,19 @@ class ImageIndex:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            content = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            content = dict(json.loads((folder / "index.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
             raise ArtifactError(f"{folder}: no image index ({error}); build it again") from error
         if content.get("format") != FORMAT:
             raise ArtifactError(
                 f"{folder}: format {content.get('format')!r}, expected {FORMAT!r}; build it again"
             )
-        self.root = Path(content["root"])
-        self.classes: tuple[str, ...] = tuple(content["classes"])
-        self._images, self._bytes = int(content["images"]), int(content["bytes"])
+        try:
+            self.root = Path(content["root"])
+            self.classes: tuple[str, ...] = tuple(content["classes"])
+            self._images, self._bytes = int(content["images"]), int(content["bytes"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(f"{folder}: its index.json is damaged ({error!r}); build it again") from error
         expected = {"paths": self._bytes, "ends": 8 * len(self), "classes": 4 * len(self),
                     "by_class": 4 * len(self), "class_ends": 8 * len(self.classes)}  # fmt: skip
         for name, size in expected.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,10 @@ from anyshot.errors import DataError
 Image.MAX_IMAGE_PIXELS = 500_000_000
 
 EXIF_ORIENTATION: Final = 0x0112
-BROKEN: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+BROKEN: Final = (
+    OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError, Image.DecompressionBombError
+)  # fmt: skip
 FORMATS: Final = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP"
 }  # fmt: skip
@@ -37,6 +41,7 @@ def read_image(path: Path) -> Pixels:
     """
     with _open(path, "image") as image:
         try:
+            _check_chunks(path, image)
             return np.array(_as_rgb(ImageOps.exif_transpose(image)))
         except BROKEN as error:
             raise _unreadable(path, "image", error) from error
@@ -62,6 +67,7 @@ def read_mask(path: Path) -> Mask:
         if image.format == "JPEG":
             raise DataError(f"{path}: a JPEG mask has lost its ids to compression; save masks as PNG")
         try:
+            _check_chunks(path, image)
             if image.mode in ("P", "L", "1"):
                 return np.array(image, dtype=np.uint8)
             if image.mode.startswith("I"):
@@ -113,6 +119,26 @@ def _open(path: Path, what: str) -> Image.Image:
         raise DataError(f"{path}: no such {what} file") from None
     except (UnidentifiedImageError, *BROKEN) as error:
         raise _unreadable(path, what, error) from error
+
+
+def _check_chunks(path: Path, image: Image.Image) -> None:
+    """Raise ValueError for a PNG with a wrong checksum.
+
+    Pillow does not look at the checksums of the pixels, and shows other ones where a bit has changed.
+    """
+    if image.format != "PNG":
+        return
+    content = memoryview(path.read_bytes())
+    begin, kind = len(PNG_SIGNATURE), b""
+    while kind != b"IEND":
+        if begin + 12 > len(content):
+            raise ValueError("the file is cut off")
+        length = int.from_bytes(content[begin : begin + 4])
+        kind, end = bytes(content[begin + 4 : begin + 8]), begin + 8 + length
+        # A length beyond the end gives a checksum of fewer bytes than four, which is never the right one.
+        if zlib.crc32(content[begin + 4 : end]).to_bytes(4) != content[end : end + 4]:
+            raise ValueError(f"wrong checksum in the chunk at byte {begin}")
+        begin = end + 4
 
 
 def _unreadable(path: Path, what: str, error: BaseException) -> DataError:

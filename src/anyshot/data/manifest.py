@@ -51,9 +51,15 @@ class Manifest:
                     raise DataError(
                         f"{path}: the columns {', '.join(missing)} are missing; prepare the data again"
                     )
-                return cls([_sample(row, folder, f"{path}, line {reader.line_num}") for row in reader])
+                samples = [_sample(row, folder, f"{path}, line {reader.line_num}") for row in reader]
         except FileNotFoundError:
             raise DataError(f"{path}: no such manifest; the rule data_prepare writes it") from None
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{path}: no manifest ({error}); prepare the data again") from error
+        try:
+            return cls(samples)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
 
     def write(self, path: Path) -> None:
         """Write `manifest.csv` atomically. Paths under its folder become relative to it, others absolute."""
@@ -117,10 +123,18 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def _sample(row: dict[str, str], folder: Path, where: str) -> Sample:
+    # csv puts fields that are too many under None, and None for those that are too few.
+    if None in row or None in row.values():
+        raise DataError(f"{where}: another number of fields than columns; prepare the data again")
+    empty = [column for column in ("id", "image", "subset") if not row[column]]
+    if empty:
+        raise DataError(f"{where}: no {empty[0]}; prepare the data again")
     try:
         labels = tuple(int(label) for label in row["labels"].split())
-    except (ValueError, AttributeError):
+    except ValueError:
         raise DataError(f"{where}: labels {row['labels']!r} are not class ids separated by spaces") from None
+    if labels and min(labels) < 0:
+        raise DataError(f"{where}: labels {row['labels']!r}: class ids are 0 or more")
     mask = folder / row["mask"] if row["mask"] else None
     return Sample(id=row["id"], image=folder / row["image"], mask=mask, subset=row["subset"], labels=labels)
 

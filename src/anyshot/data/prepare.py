@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +23,7 @@ from anyshot.data.options import CocoData, CocoStuff10kData, DataSource, Prepare
 from anyshot.data.readers import DataSet, Problem
 from anyshot.data.readers import read as read_layout
 from anyshot.errors import DataError
+from anyshot.processes import worker_pool
 
 log: Final = logging.getLogger("anyshot")
 
@@ -148,9 +147,7 @@ def map_samples(work: Callable[[T], R], samples: Sequence[T], *, threads: int) -
     if processes <= 1:
         yield from map(work, samples)
         return
-    # Not fork: the caller may hold threads (OpenCV, torch), whose locks would be copied in whatever state.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with worker_pool(processes, start="spawn") as pool:
         yield from pool.map(work, samples, chunksize=max(1, min(64, len(samples) // (4 * processes))))
 
 

@@ -10,9 +10,7 @@ A scene depends on its seed, subset and number alone: more scenes, or more proce
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +28,7 @@ from anyshot.data.scene_objects import OBJECT_NAMES, OBJECTS
 from anyshot.data.scene_render import Light, draw_object
 from anyshot.data.scene_shapes import ObjectClass
 from anyshot.data.scene_textures import STUFF, Plane, blurred, smooth_noise
+from anyshot.processes import worker_pool
 
 SUBSETS: Final = ("train", "val")
 STUFF_NAMES: Final = tuple(STUFF)
@@ -91,8 +90,7 @@ def write_scenes(folder: Path, options: ScenesData, *, threads: int = 1) -> None
     work = [(subset, number) for subset in SUBSETS for number in range(numbers[subset])]
     write = partial(_write_scene, folder=folder, size=options.size, seed=options.seed)
     if threads > 1 and len(work) >= 100:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(threads, mp_context=context) as pool:
+        with worker_pool(threads, start="spawn") as pool:
             list(pool.map(write, work, chunksize=20))
     else:
         for item in work:

@@ -7,7 +7,6 @@ import fnmatch
 import hashlib
 import json
 import logging
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from anyshot.engine.artifacts import atomic_path, write_json
 from anyshot.errors import ArtifactError, WeightsError
-from anyshot.nets.weight_files import in_words
+from anyshot.nets.weight_files import check_zip, in_words
 
 logger = logging.getLogger("anyshot")
 CHECKSUM = "weights_sha256"
@@ -59,6 +58,8 @@ def load_weights(
     beside = path.with_suffix(".json")
     try:
         card = json.loads(beside.read_text(encoding="utf-8"))
+        if not isinstance(card, dict):
+            raise ValueError(f"{beside.name} holds a {type(card).__name__}")
         checksum = _sha256(path)
         state = safetensors.torch.load_file(path)
     except FileNotFoundError as error:
@@ -72,7 +73,7 @@ def load_weights(
     if card.get(CHECKSUM, checksum) != checksum:
         raise ArtifactError(
             f"{path} is not the file that {beside.name} describes (sha256 {checksum[:12]}, expected"
-            f" {card[CHECKSUM][:12]}); delete both and train again"
+            f" {str(card[CHECKSUM])[:12]}); delete both and train again"
         )
     wrong = [
         f"{name} is {card.get(name)!r}, expected {value!r}"
@@ -151,17 +152,10 @@ def load_state(path: Path, fingerprint: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
+        check_zip(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
         found = state["fingerprint"]
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        pickle.UnpicklingError,
-    ) as error:
+    except Exception as error:  # damaged files make torch raise errors of every kind
         logger.warning("ignoring the damaged training state %s (%s): training starts anew", path, error)
         return None
     if found != fingerprint:

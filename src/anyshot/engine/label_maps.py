@@ -31,6 +31,7 @@ class _Entry:
     path: Path
     height: int
     width: int
+    sha256: str
 
 
 class LabelMapWriter:
@@ -102,7 +103,12 @@ class LabelMaps:
                         f"image {id!r} is in {path} and in {self._entries[id].path.parent}: the shards do not"
                         " belong together; delete the folder and run the stage again"
                     )
-                self._entries[id] = _Entry(path.parent / row["file"], int(row["height"]), int(row["width"]))
+                self._entries[id] = _Entry(
+                    path=path.parent / row["file"],
+                    height=int(row["height"]),
+                    width=int(row["width"]),
+                    sha256=row["sha256"],
+                )
 
     @property
     def ids(self) -> list[str]:
@@ -141,7 +147,18 @@ class LabelMaps:
                 f"{path} is {mask.shape[1]}x{mask.shape[0]} px, {entry.width}x{entry.height} were written: it"
                 f" was exchanged; delete {path.parent} and run the stage again"
             )
+        if hashlib.sha256(path.read_bytes()).hexdigest() != entry.sha256:
+            raise ArtifactError(
+                f"{path} is not the file that was written: it was changed; delete {path.parent} and run the"
+                " stage again"
+            )
         return mask
+
+
+def _is_entry(row: dict[str, str]) -> bool:
+    # csv puts fields that are too many under None, and None for those that are too few.
+    whole = None not in row and None not in row.values()
+    return whole and row["height"].isdecimal() and row["width"].isdecimal()
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
@@ -154,7 +171,7 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
         raise ArtifactError(f"label maps {path} do not exist; run the stage that writes them") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ArtifactError(f"{path} cannot be read ({error}); delete it and run the stage again") from error
-    if found != COLUMNS or any(None in row.values() or not row["width"].isdecimal() for row in rows):
+    if found != COLUMNS or not all(map(_is_entry, rows)):
         raise ArtifactError(f"{path} is no list of label maps (columns {', '.join(found)}, expected"
                             f" {', '.join(COLUMNS)}); delete it and run the stage again")  # fmt: skip
     return rows

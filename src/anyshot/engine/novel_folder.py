@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -87,6 +87,19 @@ def _colour(facts: Mapping[str, Any]) -> Colour:
 def file_stem(name: str) -> str:
     """The name as a file name: letters, digits, _ and -, other characters as _."""
     return re.sub(r"[^\w-]+", "_", name)
+
+
+def check_stems(names: Iterable[str]) -> None:
+    """Raises ConfigError for two names that would be written to one file."""
+    taken: dict[str, str] = {}
+    for name in names:
+        stem = file_stem(name)
+        other = taken.setdefault(stem, name)
+        if other != name:
+            raise ConfigError(
+                f"the novel classes {other!r} and {name!r} would both be written to {stem}.safetensors:"
+                " rename one of them in the class table"
+            )
 
 
 def class_files(folder: Path) -> list[Path]:

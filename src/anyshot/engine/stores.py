@@ -2,15 +2,18 @@
 
 Layout: one group per image id with the datasets `classes` (uint16, (k,)) and `scores` (float16 or float32,
 (k, h, w)), the attributes `height`, `width` (px) and `stride` (px per cell), and a group `extra` of further
-arrays. File attributes: what `Job.provenance()` says. Chunks hold one channel, packed with lzf, with a
-checksum each. A store has its final name only when it is complete.
+arrays. File attributes: what `Job.provenance()` says, and their sha256, `digest`. Chunks hold one channel,
+packed with lzf, with a checksum each; small arrays lie in the header of their dataset, which has one, too.
+A store has its final name only when it is complete.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import io
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +28,8 @@ from anyshot.engine.artifacts import reserved_path, write_failure
 from anyshot.errors import ArtifactError
 
 FORMAT = "anyshot scores 1"
+DIGEST = "digest"
+LARGEST_RATIO = 100  # of an array to its file: lzf packs zeros to a 88th
 LARGEST_CHUNK = 2048  # px, side of a chunk: huge images are cut so that a window does not unpack all of them
 
 
@@ -108,11 +113,51 @@ def _id_of(group_name: str) -> str:
 
 
 def _write_array(group: h5py.Group, name: str, array: npt.NDArray[Any]) -> None:
-    if array.size == 0 or array.nbytes <= 1024:
-        group.create_dataset(name, data=array)  # chunks and filters cost more than they save
+    if array.size == 0 or array.nbytes <= 1024:  # chunks and filters would cost more than they save
+        layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        layout.set_layout(h5py.h5d.COMPACT)
+        group.create_dataset(name, data=array, dcpl=layout)
         return
     chunk = (*(1 for _ in array.shape[:-2]), *(min(side, LARGEST_CHUNK) for side in array.shape[-2:]))
     group.create_dataset(name, data=array, chunks=chunk, compression="lzf", shuffle=True, fletcher32=True)
+
+
+def _digest(attributes: Mapping[str, str]) -> str:
+    """sha256 of attributes: HDF5 has none for long ones."""
+    return hashlib.sha256(json.dumps(dict(attributes), sort_keys=True).encode()).hexdigest()
+
+
+def _write_text(attributes: h5py.AttributeManager, name: str, value: str) -> None:
+    """Write text of fixed length: other text lies in a heap without checksums, where a changed byte can keep
+    HDF5 searching for ever."""
+    content = value.encode()
+    attributes.create(name, content, dtype=h5py.string_dtype("utf-8", max(1, len(content))))
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _attributes_of(file: h5py.File) -> dict[str, str]:
+    """The writer's attributes. Raises OSError for another file, or where one has changed."""
+    found = {name: _text(value) for name, value in file.attrs.items()}
+    form = found.pop("format", None)
+    if form != FORMAT:
+        raise OSError(f"format {form!r}, expected {FORMAT!r}")
+    digest = found.pop(DIGEST, None)  # none in stores of earlier versions
+    if digest is not None and digest != _digest(found):
+        raise OSError("its attributes have changed")
+    return found
+
+
+def _array(group: h5py.Group, name: str) -> h5py.Dataset:
+    """An array, not read yet. Raises OSError when it could not be of this file, before memory is taken."""
+    array = group[name]
+    if not isinstance(array, h5py.Dataset):
+        raise OSError(f"{name} is no array")
+    if array.nbytes > LARGEST_RATIO * os.path.getsize(array.file.filename):
+        raise OSError(f"{name} should have {array.nbytes} bytes")
+    return array
 
 
 class StoreWriter:
@@ -135,7 +180,9 @@ class StoreWriter:
             self._stack.callback(self._file.close)
             self._hdf = h5py.File(self._file, "w", libver=("v110", "v110"), track_order=True)
             self._stack.callback(self._hdf.close)
-            self._hdf.attrs.update({**self._attributes, "format": FORMAT})
+            written = {**self._attributes, "format": FORMAT, DIGEST: _digest(self._attributes)}
+            for name, value in written.items():
+                _write_text(self._hdf.attrs, name, value)
         except BaseException as error:
             self._stack.__exit__(type(error), error, error.__traceback__)
             if isinstance(error, OSError):
@@ -220,9 +267,10 @@ class Store:
         self._process = -1
         self._files: list[h5py.File] = []
         self._index: dict[str, int] = {}
+        self._attributes: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_process": -1, "_files": [], "_index": {}}
+        return {**self.__dict__, "_process": -1, "_files": [], "_index": {}, "_attributes": {}}
 
     def _open(self) -> None:
         """Open the shards unless this process has; handles from before a fork are left to the parent."""
@@ -230,12 +278,13 @@ class Store:
             return
         files: list[h5py.File] = []
         index: dict[str, int] = {}
+        first: dict[str, str] | None = None
         for path in self.paths:
             with _readable(path):
                 file = h5py.File(path, "r", locking="best-effort")
                 names = list(file)
-                if file.attrs.get("format") != FORMAT:
-                    raise OSError(f"format {file.attrs.get('format')!r}, expected {FORMAT!r}")
+                attributes = _attributes_of(file)
+                first = attributes if first is None else first
             for id in map(_id_of, names):
                 if id in index:
                     raise ArtifactError(
@@ -245,6 +294,7 @@ class Store:
                 index[id] = len(files)
             files.append(file)
         self._files, self._index, self._process = files, index, os.getpid()
+        self._attributes = first or {}
 
     @property
     def ids(self) -> list[str]:
@@ -256,7 +306,7 @@ class Store:
     def attributes(self) -> dict[str, str]:
         """The file attributes of the first shard."""
         self._open()
-        return {name: str(value) for name, value in self._files[0].attrs.items()} if self._files else {}
+        return dict(self._attributes)
 
     def __len__(self) -> int:
         self._open()
@@ -281,9 +331,12 @@ class Store:
         y0, y1, x0, x1 = window or (0, None, 0, None)
         with _readable(self._path_of(id)):
             group = self._group(id)
+            classes, scores = _array(group, "classes"), _array(group, "scores")
+            if scores.ndim != 3 or classes.shape != scores.shape[:1]:
+                raise OSError(f"classes {classes.shape} and scores {scores.shape} of image {id!r}")
             return ScoreMap(
-                classes=group["classes"][()],
-                scores=group["scores"][:, y0:y1, x0:x1],
+                classes=classes[()],
+                scores=scores[:, y0:y1, x0:x1],
                 height=int(group.attrs["height"]),
                 width=int(group.attrs["width"]),
                 stride=int(group.attrs["stride"]),
@@ -296,7 +349,7 @@ class Store:
         with _readable(path):
             group = self._group(id)
             if f"extra/{name}" in group:
-                return group[f"extra/{name}"][()]
+                return _array(group, f"extra/{name}")[()]
         raise ArtifactError(f"{path}: image {id!r} has no array {name!r}; run the stage again")
 
     def extra_names(self, id: str) -> list[str]:
@@ -321,8 +374,10 @@ class Store:
 def store_fingerprint(path: Path) -> str | None:
     """The `fingerprint` attribute of a store, None when it has none. Raises ArtifactError when unreadable."""
     with _readable(path), h5py.File(path, "r", locking="best-effort") as file:
+        if DIGEST in file.attrs:
+            return _attributes_of(file).get("fingerprint")
         value = file.attrs.get("fingerprint")
-    return None if value is None else str(value)
+    return None if value is None else _text(value)
 
 
 @contextlib.contextmanager
@@ -330,7 +385,7 @@ def _readable(path: Path) -> Iterator[None]:
     """Turn what h5py raises for a damaged file into ArtifactError."""
     try:
         yield
-    except (OSError, KeyError, RuntimeError) as error:
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"{path} is cut off or damaged ({error}); delete it and run the stage that writes it again"
         ) from error

@@ -11,10 +11,10 @@ import csv
 import importlib.util
 import json
 import logging
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import as_completed
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -30,6 +30,7 @@ from anyshot.data.image_pack import ImagePack, PackOptions, finish_pack, pack_sh
 from anyshot.data.images import read_image
 from anyshot.errors import ArtifactError, ConfigError, DataError
 from anyshot.larvseg.image_set_options import ImageSet
+from anyshot.processes import worker_pool
 
 FORMAT: Final = "anyshot image set 1"
 NAMES_FILE: Final = "names.csv"
@@ -162,9 +163,9 @@ def _shards(work: Callable[[int], int], total: int, *, processes: int) -> Iterat
     if min(processes, total) <= 1:
         yield from map(work, range(total))
         return
-    # not fork: the caller may hold threads, whose locks would be copied in whatever state
-    with multiprocessing.get_context("spawn").Pool(min(processes, total)) as pool:
-        yield from pool.imap_unordered(work, range(total))
+    with worker_pool(min(processes, total), start="spawn") as pool:
+        for finished in as_completed([pool.submit(work, number) for number in range(total)]):
+            yield finished.result()
 
 
 def _checked_shard(index: ImageIndex, folder: Path, options: ImageSet, number: int) -> int:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -12,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from anyshot.errors import AnyshotError
+from anyshot.processes import worker_pool
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -106,8 +105,7 @@ def map_processes(
     if processes <= 1:
         yield from map(work, items)
         return
-    context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with worker_pool(processes, start="forkserver") as pool:
         stream = iter(items)
         waiting = [pool.submit(work, item) for item in islice(stream, 4 * processes)]
         while waiting:

@@ -171,6 +171,7 @@ def copy_head(model: PopModel, folder: Path, *, replace: bool) -> list[StoredCla
         )
     tables = facts.tables
     names = [tables.table.name_of(number) for number in tables.novel_ids]
+    novel_folder.check_stems(names)
     for name in names:
         check_name(facts, name, replace=replace)
     session = next_session(read_classes(facts, without=names))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anyshot.engine.train import Loss, all_reduce_sum
+from anyshot.errors import ArtifactError
 from anyshot.ops.projections import novel_orthogonality, pseudo_labels
 from anyshot.ops.upsampled import upsampled_cross_entropy
 from anyshot.pop.datasets import WholeImages
@@ -74,7 +75,8 @@ def averaged_head(
     """The prototype baseline: novel prototypes from the supports, base and background from base images.
 
     A prototype is the mean, over images, of the unit-length mean feature of the class's pixels.
-    supports: ids of images by novel class id; base_images: ids, whose novel pixels are background.
+    supports: ids of images by novel class id; base_images: ids, whose novel pixels are background. Raises
+    ArtifactError where features are no numbers.
     """
     tables = images.tables
     sums: dict[int, list[Tensor]] = {index: [] for index in range(len(tables.names))}
@@ -93,6 +95,8 @@ def averaged_head(
     for index, means in sums.items():
         if means:
             head.prototypes[index] = torch.stack(means).mean(dim=0)
+    if not head.prototypes.isfinite().all():
+        raise ArtifactError("a prototype has values that are no numbers: train pop.base again")
     return head
 
 

@@ -89,7 +89,8 @@ def describe_support(
     """A class region of one image: its embedding, and the meta channels it lights up (raml.md 2.5).
 
     maps: the network's, of this image alone (B = 1); mask bool (H, W) at the image's size; `what` names the
-    image and class in errors. Raises DataError for a mask without a pixel.
+    image and class in errors. Raises DataError for a mask without a pixel, ArtifactError where the network's
+    values are no numbers.
     """
     if not mask.any():
         raise DataError(f"{what}: the mask holds no pixel of the class; give a mask that does")
@@ -105,6 +106,8 @@ def describe_support(
     inside = meta[:, torch.from_numpy(mask).to(meta.device)]
     hits = (inside >= hit_threshold).float().mean(dim=1)
     embedding = model.embedding.unit(feature[None])[0]
+    if not (embedding.isfinite().all() and logits.isfinite().all() and hits.isfinite().all()):
+        raise ArtifactError(f"{what}: the network gives values that are no numbers; train it again")
     return Support(embedding=embedding.cpu(), logits=(logits / DMLNET_SCALE).cpu(), hits=hits.cpu())
 
 

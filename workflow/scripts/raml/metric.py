@@ -13,6 +13,7 @@ from anyshot.data.manifest import Sample, read_samples
 from anyshot.data.split_tables import SplitTables, read_tables
 from anyshot.data.transforms import normalise
 from anyshot.engine.fitting import fit
+from anyshot.errors import ArtifactError
 from anyshot.job import Job, run
 from anyshot.ops.circle_loss import circle_loss
 from anyshot.ops.drop_block import keep_masks, pool_by_class
@@ -80,6 +81,8 @@ def known_prototypes(
     unseen = [tables.eval_names[k] for k in range(tables.known) if counts[k] == 0]
     if unseen:
         job.log.warning("no prototype for %s: not in the %d images read", ", ".join(unseen), len(samples))
+    if not sums.isfinite().all():
+        raise ArtifactError("a prototype has values that are no numbers: train raml.meta_channel again")
     return sums / counts.clamp(min=1)[:, None].to(sums.device)
 
 

@@ -8,6 +8,7 @@ from anyshot.data.split_tables import read_tables
 from anyshot.data.supports import class_areas, largest_supports, listed_supports, random_supports
 from anyshot.data.transforms import normalise
 from anyshot.engine.artifacts import write_json
+from anyshot.engine.novel_folder import check_stems
 from anyshot.errors import DataError
 from anyshot.job import Job, run
 from anyshot.raml.artifacts import load_network
@@ -54,6 +55,7 @@ def main(job: Job[NovelBank]) -> None:
     model.to(job.device)
     mean, std = card["input"]["mean"], card["input"]["std"]
     novel = {number: tables.table.name_of(number) for number in tables.novel_ids}
+    check_stems(novel.values())
     chosen = choose_supports(options, samples, novel, job.threads)
 
     target, entries = job.output("bank"), []
