@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,8 +39,17 @@ def test_a_killed_worker_is_told() -> None:
         list(map_processes(signal.raise_signal, [0, 9], processes=2))
 
 
+@pytest.fixture
+def hang_up_ends() -> Iterator[None]:
+    """SIGHUP ends processes, also where the tests were started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hang_up_ends")
 def test_a_killed_worker_that_packs_images_is_told() -> None:
-    """The numbers of the shards are signals here: 1 ends the worker."""
+    """The numbers of the shards are signals here: 1, SIGHUP, ends the worker."""
     with pytest.raises(AnyshotError, match=KILLED):
         list(_shards(signal.raise_signal, 2, processes=2))  # type: ignore[arg-type]  # it returns nothing
 
