@@ -12,8 +12,8 @@ import pytest
 from anyshot import lease as module
 from anyshot.errors import AnyshotError, ConfigError
 from anyshot.lease import lease, pool
+from tests.pretended_gpus import pretended_gpus
 
-SOURCES = Path(module.__file__).parents[1]
 HOLDER = """
 import sys, time
 from pathlib import Path
@@ -28,17 +28,10 @@ with open(sys.argv[3], "a") as file:
 
 
 @pytest.fixture(autouse=True)
-def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def environment(tmp_path: Path) -> Iterator[None]:
     """Four pretended GPUs, locks in a folder of the test."""
-    before = dict(os.environ)
-    for name in (module.VISIBLE, module.HELD, module.TIMEOUT, "SLURM_JOB_ID", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv(module.FOLDER, str(tmp_path / "locks"))
-    monkeypatch.setenv(module.POOL, "0,1,2,3")
-    monkeypatch.setenv("PYTHONPATH", str(SOURCES))
-    yield
-    os.environ.clear()  # `lease` itself sets variables
-    os.environ.update(before)
+    with pretended_gpus("0123", tmp_path / "locks"):
+        yield
 
 
 def holder(count: int, seconds: float, record: Path) -> subprocess.Popen[bytes]:

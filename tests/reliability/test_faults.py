@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.reliability.runs import Run, numbers
+from tests.small_disk import small_file_system
 
 TARGET = "results/pop/fold0/miou.json"
 PATIENCE = 600  # s, on a busy machine
@@ -218,15 +219,8 @@ def test_a_full_disk_under_the_log_alone(
 def disk(run: Run) -> Iterator[Path]:
     """A small disk of its own for the predictions."""
     remove(run, "predict")
-    folder = run.results / "pop" / "fold0" / "predict"
-    folder.mkdir()
-    if os.getuid() or shutil.which("mount") is None:
-        pytest.skip("mounting a small file system needs root")
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this machine does not let tests mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with small_file_system(run.results / "pop" / "fold0" / "predict") as folder:
+        yield folder
 
 
 def test_a_full_disk(run: Run, disk: Path, numbers_before: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import random
 import signal
 import subprocess
@@ -16,9 +15,8 @@ from pathlib import Path
 
 import pytest
 
-import anyshot
-from anyshot import lease as module
 from anyshot.lease import lease
+from tests.pretended_gpus import pretended_gpus
 
 JOBS, AT_ONCE, GPUS = 200, 8, ("0", "1", "2", "3")
 DRIVER = Path(__file__).with_name("many_jobs.py")
@@ -43,17 +41,10 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(autouse=True)
-def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def environment(tmp_path: Path) -> Iterator[None]:
     """Four pretended GPUs, locks in a folder of the test."""
-    before = dict(os.environ)
-    for name in (module.VISIBLE, module.HELD, module.TIMEOUT, "SLURM_JOB_ID", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv(module.FOLDER, str(tmp_path / "locks"))
-    monkeypatch.setenv(module.POOL, ",".join(GPUS))
-    monkeypatch.setenv("PYTHONPATH", str(Path(anyshot.__file__).parents[1]))
-    yield
-    os.environ.clear()  # `lease` itself sets variables
-    os.environ.update(before)
+    with pretended_gpus(GPUS, tmp_path / "locks"):
+        yield
 
 
 def test_no_gpu_is_held_twice_and_all_come_back() -> None:
