@@ -19,7 +19,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"configuration {path} does not exist (seen from {Path.cwd()})") from None
+        raise ConfigError(
+            f"configuration {path} does not exist (seen from {Path.cwd()}); correct its path"
+        ) from None
     # ValueError: not UTF-8, a date such as 2024-13-01, a number of thousands of digits.
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error

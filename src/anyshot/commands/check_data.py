@@ -115,11 +115,6 @@ def run(arguments: argparse.Namespace) -> int:
 def _load(paths: list[Path]) -> Any:
     from anyshot.config import load, merged
 
-    for path in paths:
-        if not path.is_file():
-            raise ConfigError(
-                f"configuration {path} does not exist (seen from {Path.cwd()}); correct --config"
-            )
     return load(merged(paths))
 
 
