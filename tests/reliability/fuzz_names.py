@@ -6,10 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from anyshot.data.classes import ClassTable
-from anyshot.data.images import read_mask
-from anyshot.data.manifest import read_samples
-from anyshot.engine.artifacts import write_json
-from anyshot.engine.label_maps import LabelMapWriter
 from anyshot.larvseg import options as larvseg
 from anyshot.pop import options as pop
 from anyshot.raml import options as raml
@@ -42,26 +38,48 @@ class NamedRun(ShapesRun):
 
 def run_retab(run: NamedRun) -> Path:
     train, val = (retab.Dataset(subsets=[name], split="mine") for name in ("train", "val"))
+    shared = retab.Dataset(subsets=["train"])  # of all splits
+    backbone = {**BACKBONE, "freeze_norm": False}
     split = run.made(split="split.json", samples="samples.csv")
+    samples = {"samples": split["samples"]}
     run.call("split", retab.Split(rule="labels", novel=NOVEL, dataset=train), {}, split)
-    pseudo = run.folder / "pseudo" / "labels.csv"
-    with LabelMapWriter(pseudo, TABLE) as writer:
-        for sample in read_samples(run.data["manifest"], ["train"]):
-            assert sample.mask is not None
-            writer.add(sample.id, read_mask(sample.mask))
+    sizes: dict[str, Any] = {"backbone": backbone, "crop": SIDE, "long_side": [SIDE, SIDE]}
+    classifier, boundary, affinity, network = (
+        run.network(name) for name in ("classifier", "boundary", "affinity", "segmentation")
+    )
+    run.call("classifier", retab.Classifier(**sizes, optimiser=ONE_STEP, dataset=shared), {}, classifier)
+    cam, crf, contours, pairs, walk = (
+        run.made(store=f"{name}.h5") for name in ("cam", "crf", "contours", "pairs", "walk")
+    )
+    scores = retab.Cam(scales=[1.0], mirror=False, dataset=shared)
+    run.call("cam", scores, {"classifier": classifier["weights"]}, cam)
+    run.call("crf_label", retab.CrfLabel(dataset=shared), {"cam": cam["store"]}, crf)
+    crops: dict[str, Any] = {"backbone": backbone, "crops": {"crop": SIDE}}
+    crops["optimiser"] = {**ONE_STEP, "batch_size": 4}
+    run.call("boundary", retab.Boundary(**crops, contour="synthesise", dataset=train), samples, boundary)
+    run.call("boundary_map", retab.BoundaryMap(dataset=train), {"boundary": boundary["weights"]}, contours)
+    run.call(
+        "affinity",
+        retab.Affinity(**crops, branch_channels=[8, 8, 8], dataset=train),
+        {**samples, "crf_label": [crf["store"]], "boundary_map": [contours["store"]]},
+        affinity,
+    )
+    run.call("affinity_map", retab.AffinityMap(dataset=train), {"affinity": affinity["weights"]}, pairs)
+    maps = {"cam": cam["store"], "affinity_map": pairs["store"], "boundary_map": contours["store"]}
+    run.call("random_walk", retab.RandomWalk(dataset=train), maps, walk)
+    pseudo, labels = run.made(labels="pseudo/labels.csv"), run.made(labels="predict/labels.csv")
+    given = {**samples, "random_walk": walk["store"]}
+    run.call("pseudo_label", retab.PseudoLabel(dataset=train), given, pseudo)
+    tables = run.made(scores="scores.json", images="scores.csv")
+    given = {**split, "cam": [cam["store"]], "retab": [walk["store"]], "pseudo_label": [pseudo["labels"]]}
+    run.call("score_maps", retab.ScoreMaps(dataset=train), given, tables)
     options = retab.Segmentation(
-        backbone=retab.SegmentationBackbone(**{**BACKBONE, "freeze_norm": False}), crop=SIDE,
-        long_side=[SIDE, SIDE], head_channels=8, head_dilation=1, scales=[1.0],
-        optimiser=retab.SegmentationOptimiser(**ONE_STEP), dataset=train,
-    )  # fmt: skip
-    network = run.network("segmentation")
-    run.call("segmentation", options, {"samples": split["samples"], "pseudo_label": pseudo}, network)
-    labels = run.made(labels="predict/labels.csv")
+        **sizes, head_channels=8, head_dilation=1, scales=[1.0], optimiser=ONE_STEP, dataset=train
+    )
+    run.call("segmentation", options, {**samples, "pseudo_label": [pseudo["labels"]]}, network)
     predict = retab.Predict(scales=[1.0], mirror=False, crf=None, dataset=val)
     run.call("predict", predict, {"segmentation": network["weights"]}, labels)
-    scores = run.folder / "scores.json"
-    write_json(scores, {"split": "mine"})
-    given = {"split": split["split"], "scores": scores, "predict": labels["labels"]}
+    given = {**split, "scores": tables["scores"], "predict": [labels["labels"]]}
     run.call("evaluate", retab.Evaluate(dataset=val), given, run.made(miou="miou.json", images="images.csv"))
     return network["weights"].parent
 
@@ -92,6 +110,8 @@ def run_raml(run: NamedRun) -> Path:
     )
     world = raml.OpenWorld(closing=1, min_area=1, threshold=-1.0, dataset=val)
     run.call("open_world", world, {**split, "metric": metric["weights"], "banks": [bank["bank"]]}, outputs)
+    anomaly = raml.Anomaly(dataset=val)
+    run.call("anomaly", anomaly, {**split, "metric": metric["weights"]}, run.made(anomaly="anomaly.json"))
     given = {**split, "counts": outputs["counts"]}
     run.call("evaluate", raml.Evaluate(dataset=val), given, run.made(miou="miou.json"))
     return metric["weights"].parent
@@ -109,11 +129,14 @@ def run_pop(run: NamedRun) -> Path:
     run.call("base", options, index, network)
     chosen = pop.Support(shots=1, support_seed=0, min_pixels=60, dataset=train)
     run.call("support", chosen, index, supports)
+    features = run.made(features="features.h5")
+    given = {**index, "base": network["weights"]}
+    run.call("features", pop.Features(size=SIDE, min_pixels=60, dataset=train), given, features)
     update = pop.NovelUpdate(
-        method="pop", crop=SIDE, min_pixels=60, dataset=train,
+        method="pop", mode="cached", crop=SIDE, min_pixels=60, dataset=train,
         optimiser=pop.NovelOptimiser(**{**ONE_STEP, "batch_size": 2}),
     )  # fmt: skip
-    run.call("novel_update", update, {**index, **supports, "base": network["weights"]}, head)
+    run.call("novel_update", update, {**given, **supports, **features}, head)
     outputs = run.made(labels="predict/labels.csv", counts="counts.json", shown="shown.h5")
     given = {"base": network["weights"], "heads": [head["weights"]]}
     run.call("predict", pop.Predict(size=SIDE, shown_images=1, dataset=val), given, outputs)
