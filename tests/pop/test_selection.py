@@ -17,6 +17,7 @@ from anyshot.data.prepare import sha256_of_ids
 from anyshot.data.readers.voc import voc_table
 from anyshot.data.splits import novel_class_names, split_names
 from anyshot.errors import ConfigError, DataError
+from anyshot.pop.datasets import Pairing
 from anyshot.pop.index import PixelIndex
 from anyshot.pop.selection import (
     check_supports,
@@ -25,7 +26,10 @@ from anyshot.pop.selection import (
     list_digest,
     list_text,
     parse_list,
+    prototype_base,
     repeats,
+    scarce,
+    scarce_text,
 )
 from anyshot.pop.tables import FoldTables
 
@@ -232,17 +236,21 @@ def test_a_support_without_its_class_is_named() -> None:
 @settings(deadline=None, max_examples=200)
 @given(Lists, st.integers(1, 8), st.integers(0, 99), st.sets(st.integers(0, 30).map("i{:02}".format)))
 def test_voc_replay(lists: dict[int, list[str]], shots: int, seed: int, supports: set[str]) -> None:
-    try:
-        drawn = draw_base(lists, shots, np.random.default_rng(seed), supports)
-    except DataError:
+    if any(supports.issuperset(ids) for ids in lists.values()):
+        with pytest.raises(DataError, match="images is a support image"):
+            draw_base(lists, shots, np.random.default_rng(seed), supports)
         return
+    drawn = draw_base(lists, shots, np.random.default_rng(seed), supports)
     assert drawn == draw_base(lists, shots, np.random.default_rng(seed), sorted(supports), "voc")
+    short = scarce(lists, shots, supports)
     taken = set(supports)
     for number in sorted(lists):
-        left = set(lists[number]) - taken
+        left = set(lists[number]) - taken or set(lists[number]) - supports
         assert len(drawn[number]) == shots
         assert set(drawn[number]) <= left
         assert len(set(drawn[number])) == min(shots, len(left))
+        if number not in short:
+            assert len(set(drawn[number]) - taken) == shots, "all its own, and no warning"
         taken.update(drawn[number])
 
 
@@ -276,16 +284,24 @@ def test_replay_is_even_and_goes_on_from_epoch_to_epoch() -> None:
     assert draw_base(lists, 2, np.random.default_rng(0), [], "coco") == {1: ["a8", "a6"], 2: ["b10", "b5"]}
 
 
-def test_an_exhausted_list_is_an_error_not_a_loop() -> None:
+def test_an_exhausted_list_repeats_its_own_images() -> None:
     rng = np.random.default_rng(0)
     lists = {1: ["a", "b"], 4: ["a", "b", "c"]}
     drawn = draw_base(lists, 2, rng, [])
     assert (sorted(drawn[1]), drawn[4]) == (["a", "b"], ["c", "c"])
-    with pytest.raises(
-        DataError, match="base class 'boat': each of its 3 images is a support image or drawn"
-    ):
-        draw_base(lists, 2, rng, ["c"], names={4: "boat"})
+    drawn = draw_base(lists, 2, rng, ["c"], names={4: "boat"})
+    assert sorted(drawn[1]) == sorted(drawn[4]) == ["a", "b"], (
+        "the class before took both: they are shown again"
+    )
     assert draw_base({1: ["a"]}, 3, rng, ["a"], "coco") == {1: ["a", "a", "a"]}
+
+
+def test_what_no_draw_can_come_of() -> None:
+    rng = np.random.default_rng(0)
+    lists = {1: ["a", "b"], 4: ["a", "c"]}
+    for call in (draw_base, prototype_base):
+        with pytest.raises(DataError, match="base class 'boat': each of its 2 images is a support image"):
+            call(lists, 2, rng, ["a", "c"], names={4: "boat"})
     for policy in ("voc", "coco"):
         with pytest.raises(DataError, match="no image shows enough of the class 1"):
             draw_base({1: []}, 1, rng, [], policy)  # type: ignore[arg-type]
@@ -293,3 +309,42 @@ def test_an_exhausted_list_is_an_error_not_a_loop() -> None:
         draw_base(lists, 1, rng, [], "ade")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="shots is 0"):
         draw_base(lists, 0, rng)
+
+
+def test_classes_that_may_repeat_images_are_known_before() -> None:
+    lists = {2: ["a", "b", "c"], 5: ["b", "c", "d", "e"], 7: ["x", "y"], 9: ["e", "x", "y", "z"]}
+    assert scarce(lists, 2, ["z"]) == {9: (3, 0)}, "5 may take e, 7 takes x and y; 2 leaves 5 two of its four"
+    assert scarce(lists, 3, ["a"]) == {2: (2, 2), 5: (4, 2), 7: (2, 2), 9: (4, 1)}
+    assert scarce(lists, 3, ["a"], "coco") == {7: (2, 2)}
+    assert scarce({1: ["a", "b"], 2: ["c", "d"]}, 2) == {}
+    text = scarce_text({9: (3, 0)}, 2, {9: "boat"})
+    assert "'boat' (3 images, at least 0 of them after the classes before)" in text
+
+
+def test_short_lists_that_overlap_last_for_every_epoch() -> None:
+    """Each class has enough images; in some epochs the two before take all that the third one has."""
+    lists = {1: ["a", "b", "c"], 2: ["a", "b", "d"], 3: ["a", "b", "s"]}
+    pairing = Pairing(
+        supports=["s"], base_lists=lists, shots=1, seed=5, replay="voc", names={3: "boat"}
+    )  # fmt: skip
+    assert pairing.scarce == {3: (2, 0)}
+    epochs = [pairing.base_of(epoch) for epoch in range(200)]
+    assert all(third in ("a", "b") for _, _, third in epochs)
+    starved = [one for one in epochs if {"a", "b"} == set(one[:2])]
+    assert starved, "otherwise this shows nothing"
+    assert len({third for *_, third in starved}) == 2
+    assert all(len(set(one)) == 3 for one in epochs if one not in starved)
+    with pytest.raises(DataError, match="base class 'boat': each of its 3 images is a support image"):
+        Pairing(
+            supports=["s", "a", "b"], base_lists=lists, shots=1, seed=5, replay="voc", names={3: "boat"}
+        )  # fmt: skip
+
+
+def test_prototypes_of_classes_that_share_their_images() -> None:
+    """No support image, whose novel pixels would enter the background; no class starves for another."""
+    lists = {number: ["a", "b", "c", "d", "e"] for number in (1, 2, 3)}
+    drawn = prototype_base(lists, 4, np.random.default_rng(1), ["b"])
+    assert all(sorted(ids) == ["a", "c", "d", "e"] for ids in drawn.values())
+    assert len(set(map(tuple, drawn.values()))) > 1
+    few = prototype_base(lists, 2, np.random.default_rng(1), ["b"])
+    assert few == {number: ids[:2] for number, ids in drawn.items()}

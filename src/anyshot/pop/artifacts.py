@@ -14,6 +14,7 @@ from anyshot.errors import ArtifactError, WeightsError
 from anyshot.pop.head import PrototypeHead
 from anyshot.pop.heads import HEAD_NETWORK, CosineHead, OnFrozen, build_head
 from anyshot.pop.networks import NETWORK, PopNet, build_pop_net
+from anyshot.pop.options import NovelUpdate
 from anyshot.pop.tables import FoldTables
 
 
@@ -24,6 +25,11 @@ class Supports:
     images: dict[int, list[str]]
     shots: int
     seed: int
+
+    @property
+    def ids(self) -> list[str]:
+        """Of all support images, grouped by class; an image of two classes twice."""
+        return [one for found in self.images.values() for one in found]
 
 
 def read_supports(path: Path, tables: FoldTables) -> Supports:
@@ -43,6 +49,26 @@ def read_supports(path: Path, tables: FoldTables) -> Supports:
     if tuple(found.images) != tables.novel_ids:
         raise ArtifactError(f"{path} has supports of other classes: run pop_support again")
     return found
+
+
+def head_facts(
+    options: NovelUpdate, *, tables: FoldTables, supports: Supports, cached: bool
+) -> dict[str, Any]:
+    """Entries of a head's card: what it belongs to, whose it is, and what it learned from.
+
+    `mode` and `support_views` are what was done: `cached` is whether features came out of a store, and only
+    then, and in a training, there are views.
+    """
+    views = cached and options.method != "prototype"
+    return {
+        "tables": tables.to_json(),
+        "method": options.method,
+        "mode": "cached" if cached else "exact",
+        "support_views": options.support_views if views else 0,
+        "shots": supports.shots,
+        "support_seed": supports.seed,
+        "supports": {str(number): ids for number, ids in supports.images.items()},
+    }
 
 
 def load_base(path: Path, *, tables: FoldTables, split: str) -> tuple[PopNet, dict[str, Any]]:

@@ -16,7 +16,7 @@ from anyshot.engine.stores import Store
 from anyshot.errors import DataError
 from anyshot.pop.geometry import scaled_size, test_size
 from anyshot.pop.options import Geometry
-from anyshot.pop.selection import Replay, draw_base
+from anyshot.pop.selection import Replay, draw_base, scarce
 from anyshot.pop.tables import IGNORE, FoldTables
 
 
@@ -101,6 +101,10 @@ class Pairing:
         shots: base images per class and epoch.
         seed: of the draws of base images.
         replay: `voc` or `coco`, how they are drawn.
+        names: of the base classes, for messages.
+
+    `scarce` says which classes may show an image again within an epoch (see `selection.scarce`). Raises as
+    `draw_base` when made, not in a later epoch.
     """
 
     def __init__(
@@ -111,8 +115,10 @@ class Pairing:
         shots: int,
         seed: int,
         replay: Replay,
+        names: Mapping[int, str] | None = None,
     ) -> None:
         self.supports = list(supports)
+        self.scarce = scarce(base_lists, shots, self.supports, replay, names=names)
         self._lists, self._shots, self._seed, self._replay = base_lists, shots, seed, replay
         self._epoch, self._drawn = -1, list[str]()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -129,6 +129,8 @@ class Features(StageOptions, LargeObjects):
 
 class NovelUpdate(StageOptions, Geometry, LargeObjects):
     """Stage 2: prototypes of the novel classes on the frozen network, and the baselines (pop.md 2.4)."""
+
+    revision: ClassVar[int] = 2  # the baseline `prototype` averages no support image as a base image
 
     optimiser: NovelOptimiser = Field(default_factory=NovelOptimiser)
     mode: Literal["exact", "cached"] = Field(

@@ -144,9 +144,11 @@ def draw_base(
 ) -> dict[int, list[str]]:
     """Draw the base images that one epoch of stage 2 shows, `shots` per base class (pop.md 2.4).
 
-    `voc`: no image twice, no image of `exclude`; where too few are left, all of them and then repetitions of
-    these. `coco`: with replacement, `exclude` or not; a class with fewer images than shots gives all of them
-    and then repetitions. The draw depends on the generator's state and the lists alone.
+    `voc`: no image twice, no image of `exclude`. Where the classes before have left too few, all that are
+    left and then repetitions of these; where they have left none, images of the class's own list that another
+    class has, too, still none of `exclude`. `coco`: with replacement, `exclude` or not; a class with fewer
+    images than shots gives all of them and then repetitions. `scarce` tells beforehand which classes may
+    repeat images. The draw depends on the generator's state and the lists alone.
 
     Args:
         lists: the images of a base class, by class.
@@ -161,17 +163,16 @@ def draw_base(
 
     Raises:
         ConfigError: shots below 1, or an unknown policy.
-        DataError: a class without images, or `voc` and no image of a class is left.
+        DataError: a class without images, or `voc` and all images of a class are in `exclude`; whether it is
+            raised depends on the arguments alone, never on `rng`.
     """
-    _check(lists, shots, names)
-    if policy not in REPLAYS:
-        raise ConfigError(f"replay policy {policy!r} is unknown; the policies are {', '.join(REPLAYS)}")
-    taken = set(exclude)
+    own = _own(lists, shots, exclude, policy, names)
+    taken: set[str] = set()
     chosen: dict[int, list[str]] = {}
-    for class_id in sorted(lists):
-        found = list(lists[class_id])
+    for class_id, found in own.items():
         if policy == "voc":
-            drawn = _fresh(_left(found, taken, class_id, names), shots, rng)
+            left = [sample_id for sample_id in found if sample_id not in taken]
+            drawn = _fresh(left or found, shots, rng)
             taken.update(drawn)
         elif len(found) < shots:
             drawn = [*found, *_again(found, shots - len(found), rng)]
@@ -181,14 +182,87 @@ def draw_base(
     return chosen
 
 
-def _left(found: Sequence[str], taken: set[str], class_id: int, names: Mapping[int, str] | None) -> list[str]:
-    left = [sample_id for sample_id in found if sample_id not in taken]
-    if not left:
-        raise DataError(
-            f"base class {_name(class_id, names)}: each of its {len(found)} images is a support image or"
-            " drawn for another class; ask for fewer shots, lower min_pixels, or set replay: coco"
-        )
-    return left
+def scarce(
+    lists: Mapping[int, Sequence[str]],
+    shots: int,
+    exclude: Iterable[str] = (),
+    policy: Replay = "voc",
+    *,
+    names: Mapping[int, str] | None = None,
+) -> dict[int, tuple[int, int]]:
+    """The base classes of which `draw_base` may have to repeat images, with how many there are (without
+    `exclude`, for `voc`) and how many of these the classes before leave at least, in the worst draw.
+
+    Raises as `draw_base`, so a stage that asks this first cannot fail in a later epoch.
+    """
+    own = _own(lists, shots, exclude, policy, names)
+    found: dict[int, tuple[int, int]] = {}
+    before: list[set[str]] = []
+    for class_id, ids in own.items():
+        mine = set(ids)
+        shared = [one & mine for one in before]
+        most = min(len(set().union(*shared)), sum(min(shots, len(one)) for one in shared))
+        least = len(mine) - (most if policy == "voc" else 0)
+        if least < shots:
+            found[class_id] = (len(mine), least)
+        before.append(mine)
+    return found
+
+
+def scarce_text(found: Mapping[int, tuple[int, int]], shots: int, names: Mapping[int, str]) -> str:
+    """What `scarce` has found, for the log."""
+    classes = ", ".join(
+        f"{_name(class_id, names)} ({own} images, at least {least} of them after the classes before)"
+        for class_id, (own, least) in found.items()
+    )
+    return (
+        f"base classes with few images of their own for {shots} a class and epoch, so some may be shown more"
+        f" than once in an epoch: {classes}"
+    )
+
+
+def prototype_base(
+    lists: Mapping[int, Sequence[str]],
+    count: int,
+    rng: np.random.Generator,
+    exclude: Iterable[str] = (),
+    *,
+    names: Mapping[int, str] | None = None,
+) -> dict[int, list[str]]:
+    """The base images that the prototype baseline averages: of every class `count` of its own list, or all
+    where there are fewer, each once and none of `exclude`. An image may stand for several classes.
+
+    Args as `draw_base`, `count` at least 1. Raises DataError for a class that has no image beside `exclude`.
+    """
+    own = _own(lists, count, exclude, "voc", names)
+    return {
+        class_id: [ids[place] for place in rng.permutation(len(ids))[:count].tolist()]
+        for class_id, ids in own.items()
+    }
+
+
+def _own(
+    lists: Mapping[int, Sequence[str]],
+    shots: int,
+    exclude: Iterable[str],
+    policy: Replay,
+    names: Mapping[int, str] | None,
+) -> dict[int, list[str]]:
+    """What may be drawn for a class, classes ascending. Raises as `draw_base`."""
+    _check(lists, shots, names)
+    if policy not in REPLAYS:
+        raise ConfigError(f"replay policy {policy!r} is unknown; the policies are {', '.join(REPLAYS)}")
+    without = set(exclude) if policy == "voc" else set()
+    own: dict[int, list[str]] = {}
+    for class_id in sorted(lists):
+        own[class_id] = [sample_id for sample_id in lists[class_id] if sample_id not in without]
+        if not own[class_id]:
+            raise DataError(
+                f"base class {_name(class_id, names)}: each of its {len(lists[class_id])} images is a support"
+                " image, whose novel pixels are no background; lower min_pixels, ask for fewer shots, or add"
+                " images of the class"
+            )
+    return own
 
 
 def _fresh(left: Sequence[str], count: int, rng: np.random.Generator) -> list[str]:

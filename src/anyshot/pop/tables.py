@@ -77,6 +77,11 @@ class FoldTables:
         return {int(number): index for index, number in enumerate(self.index_to_id)}
 
     @cached_property
+    def name_of_id(self) -> dict[int, str]:
+        """Class name by data set id."""
+        return dict(zip(self.id_to_index, self.names, strict=True))
+
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Names by network index."""
         return tuple(self.table.name_of(int(number)) for number in self.index_to_id)

@@ -11,7 +11,7 @@ from anyshot.engine.fitting import fit
 from anyshot.engine.model_folder import model_card
 from anyshot.engine.stores import Store
 from anyshot.job import Job, run
-from anyshot.pop.artifacts import Supports, load_base, read_supports
+from anyshot.pop.artifacts import Supports, head_facts, load_base, read_supports
 from anyshot.pop.datasets import (
     Augmented,
     CachedPairDataset,
@@ -24,7 +24,7 @@ from anyshot.pop.heads import HEAD_NETWORK, OnFrozen, head_options
 from anyshot.pop.index import PixelIndex
 from anyshot.pop.networks import PopNet
 from anyshot.pop.options import NovelUpdate
-from anyshot.pop.selection import draw_base
+from anyshot.pop.selection import prototype_base, scarce_text
 from anyshot.pop.tables import read_tables
 from anyshot.pop.update import averaged_head, trained_head, update_loss
 
@@ -43,7 +43,9 @@ def average(job: Job[NovelUpdate], given: Inputs) -> None:
     """Make the prototype baseline; nothing is trained."""
     options, images = job.options, given.images
     rng = np.random.default_rng(job.seed)
-    drawn = draw_base(given.lists, options.prototype_images, rng, policy="voc")
+    drawn = prototype_base(
+        given.lists, options.prototype_images, rng, given.supports.ids, names=images.tables.name_of_id
+    )
     head = averaged_head(
         images,
         supports=given.supports.images,
@@ -60,23 +62,19 @@ def average(job: Job[NovelUpdate], given: Inputs) -> None:
 
 
 def facts_of(job: Job[NovelUpdate], given: Inputs) -> dict[str, object]:
-    """Entries of the head's card: what it belongs to, and whose it is."""
-    return {
-        "tables": given.images.tables.to_json(),
-        "method": job.options.method,
-        "shots": given.supports.shots,
-        "support_seed": given.supports.seed,
-        "supports": {str(number): ids for number, ids in given.supports.images.items()},
-    }
+    """Entries of the head's card."""
+    images = given.images
+    return head_facts(
+        job.options, tables=images.tables, supports=given.supports, cached=images.store is not None
+    )
 
 
 def views_of(job: Job[NovelUpdate], given: Inputs, augmented: Augmented) -> SupportViews | None:
     """Views of the support images, where the options want them."""
     if not job.options.support_views:
         return None
-    ids = sorted({one for found in given.supports.images.values() for one in found})
     return SupportViews(
-        supports=[given.images.samples[one] for one in job.progress(ids)],
+        supports=[given.images.samples[one] for one in job.progress(sorted(set(given.supports.ids)))],
         augmented=augmented,
         views=job.options.support_views,
         encode=given.images.encode,
@@ -89,12 +87,15 @@ def train(job: Job[NovelUpdate], given: Inputs) -> None:
     options, images = job.options, given.images
     head = trained_head(given.base.head, images.tables, options)
     pairing = Pairing(
-        supports=[one for ids in given.supports.images.values() for one in ids],
+        supports=given.supports.ids,
         base_lists=given.lists,
         shots=given.supports.shots,
         seed=job.seed,
         replay=options.replay,
+        names=images.tables.name_of_id,
     )
+    if pairing.scarce:
+        job.log.warning("%s", scarce_text(pairing.scarce, given.supports.shots, images.tables.name_of_id))
     cached = images.store is not None
     augmented = Augmented(tables=images.tables, options=options, mean=images.mean, std=images.std)
     fit(
