@@ -89,7 +89,7 @@ def test_g9_few_shot_selection(seed: int, shots: int, expected: str) -> None:
     assert list(chosen) == [1, 2, 3]
     assert list_text(chosen) == expected.replace(" ", "\n") + "\n"
     assert few_shot(dict(reversed(G9.items())), shots, seed) == chosen, "classes are drawn for by id"
-    assert parse_list(list_text(chosen), [3, 1, 2]) == chosen
+    assert parse_list(list_text(chosen), [3, 1, 2], shots) == chosen
     again = {3: ["i20"] if seed == 123 else ["i21"]} if shots == 3 else {}
     assert repeats(chosen) == again
 
@@ -218,10 +218,12 @@ def test_no_image_and_no_shot_are_named() -> None:
 
 
 def test_given_lists() -> None:
-    assert parse_list("a\nb\r\nc\nd\n", (6, 2)) == {2: ["a", "b"], 6: ["c", "d"]}
+    assert parse_list("a\nb\r\nc\nd\n", (6, 2), 2) == {2: ["a", "b"], 6: ["c", "d"]}
+    with pytest.raises(DataError, match="has 2 ids for each of 2 novel classes, expected 5"):
+        parse_list("a\nb\nc\nd\n", (6, 2), 5)
     for text in ("a\nb\nc\n", ""):
         with pytest.raises(DataError, match="for 2 novel classes; expected the same number"):
-            parse_list(text, (6, 2))
+            parse_list(text, (6, 2), 1)
 
 
 def test_a_support_without_its_class_is_named() -> None:

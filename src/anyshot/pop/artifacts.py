@@ -11,6 +11,7 @@ from typing import Any
 from anyshot.engine import fitting
 from anyshot.engine.checkpoints import load_into, load_weights
 from anyshot.errors import ArtifactError, WeightsError
+from anyshot.pop.datasets import WholeImages
 from anyshot.pop.head import PrototypeHead
 from anyshot.pop.heads import HEAD_NETWORK, CosineHead, OnFrozen, build_head
 from anyshot.pop.networks import NETWORK, PopNet, build_pop_net
@@ -51,20 +52,18 @@ def read_supports(path: Path, tables: FoldTables) -> Supports:
     return found
 
 
-def head_facts(
-    options: NovelUpdate, *, tables: FoldTables, supports: Supports, cached: bool
-) -> dict[str, Any]:
+def head_facts(options: NovelUpdate, images: WholeImages, supports: Supports) -> dict[str, Any]:
     """Entries of a head's card: what it belongs to, whose it is, and what it learned from.
 
-    `mode` and `support_views` are what was done: `cached` is whether features came out of a store, and only
-    then, and in a training, there are views.
+    `mode` and `support_views` are what was done, whatever the options say: features came out of a store, or
+    not; and only in a training with a store there are views.
     """
-    views = cached and options.method != "prototype"
+    cached = images.store is not None
     return {
-        "tables": tables.to_json(),
+        "tables": images.tables.to_json(),
         "method": options.method,
         "mode": "cached" if cached else "exact",
-        "support_views": options.support_views if views else 0,
+        "support_views": options.support_views if cached and options.method != "prototype" else 0,
         "shots": supports.shots,
         "support_seed": supports.seed,
         "supports": {str(number): ids for number, ids in supports.images.items()},
@@ -75,8 +74,9 @@ def load_base(path: Path, *, tables: FoldTables, split: str) -> tuple[PopNet, di
     """The base model of a fold in evaluation mode, and its card.
 
     Raises WeightsError when the file holds another network, other classes or another split, ArtifactError
-    when the split has the same name but other novel classes.
+    when the split has the same name but other novel classes, or classes in another order.
     """
+    _check_classes(path, tables)
     model, card = fitting.load_network(
         path,
         system="pop",
@@ -90,6 +90,19 @@ def load_base(path: Path, *, tables: FoldTables, split: str) -> tuple[PopNet, di
     return model, card
 
 
+def _check_classes(path: Path, tables: FoldTables) -> None:
+    """Where a card was written for another class table, raise ArtifactError with the first class that differs:
+    two checksums would not say which. What else is wrong with a file is left to those that load it."""
+    try:
+        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        if card["system"] != "pop" or card["classes_digest"] == tables.table.digest():
+            return
+        saved = FoldTables.from_json(card["tables"])
+    except (OSError, ValueError, KeyError, TypeError, ArtifactError):
+        return
+    tables.check(saved, f"{path}: ")
+
+
 def _pop_net(network: Any, *, load: bool) -> PopNet:
     return build_pop_net(network["options"], load=load)
 
@@ -98,6 +111,7 @@ def load_head(
     path: Path, *, tables: FoldTables, split: str
 ) -> tuple[PrototypeHead | CosineHead, dict[str, Any]]:
     """A head of a fold in evaluation mode, and its card. Raises as `load_base`."""
+    _check_classes(path, tables)
     state, card = load_weights(
         path, expect={"system": "pop", "classes_digest": tables.table.digest(), "split": split}
     )

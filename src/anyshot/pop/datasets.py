@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -160,7 +160,7 @@ class PairDataset:
 
 
 class WholeImages:
-    """Features and labels of whole, unchanged images: out of a store, or encoded now.
+    """Features and labels of whole, unchanged images: out of a store, encoded before (`keep`), or now.
 
     Args:
         samples: by id.
@@ -185,14 +185,35 @@ class WholeImages:
         self.samples, self.tables, self.store, self.encode = samples, tables, store, encode
         self.mean, self.std = mean, std
         self.size = size if store is None else int(store.attributes["size"])
+        self._kept: dict[str, Tensor] = {}
+
+    def keep(self, sample_ids: Iterable[str]) -> list[str]:
+        """Encode those images that the store lacks and keep their features; returns their ids.
+
+        A given list may name supports with fewer pixels of their class than the store's images have. Without
+        a store nothing is kept. To be called before other processes read from this object.
+        """
+        if self.store is None:
+            return []
+        lacking = [
+            one for one in dict.fromkeys(sample_ids) if one not in self.store and one not in self._kept
+        ]
+        for sample_id in lacking:
+            self._kept[sample_id] = self._encoded(sample_id).cpu()
+        return lacking
 
     def features(self, sample_id: str) -> Tensor:
-        """(C, h, w) float32."""
+        """(C, h, w) float32. Raises ArtifactError for what the store has not, unless it was kept."""
+        if sample_id in self._kept:
+            return self._kept[sample_id]
         if self.store is not None:
             return torch.from_numpy(self.store.read(sample_id).scores.astype(np.float32))
+        return self._encoded(sample_id)
+
+    def _encoded(self, sample_id: str) -> Tensor:
         image = read_image(self.samples[sample_id].image)
         pixels, _ = whole_image(image, self.size, mean=self.mean, std=self.std)
-        with torch.inference_mode():
+        with torch.no_grad():
             return self.encode(pixels[None])[0].float()
 
     def labels(self, sample_id: str, *, novel: bool) -> np.ndarray:

@@ -104,10 +104,10 @@ def list_digest(chosen: Mapping[int, Sequence[str]]) -> str:
     return sha256_of_ids(_ids(chosen))
 
 
-def parse_list(text: str, class_ids: Iterable[int]) -> dict[int, list[str]]:
-    """The supports of a given list file by class: as many ids for each, grouped by ascending class.
+def parse_list(text: str, class_ids: Iterable[int], shots: int) -> dict[int, list[str]]:
+    """The supports of a given list file by class: `shots` ids for each, grouped by ascending class.
 
-    Raises DataError when the ids cannot be shared out evenly.
+    Raises DataError when the ids cannot be shared out evenly, or are not `shots` for every class.
     """
     classes = sorted(class_ids)
     ids = text.split()
@@ -116,7 +116,12 @@ def parse_list(text: str, class_ids: Iterable[int]) -> dict[int, list[str]]:
             f"a support list has {len(ids)} ids for {len(classes)} novel classes; expected the same number"
             " for every class, grouped by ascending class id"
         )
-    shots = len(ids) // len(classes)
+    given = len(ids) // len(classes)
+    if given != shots:
+        raise DataError(
+            f"a support list has {given} ids for each of {len(classes)} novel classes, expected {shots}, as"
+            " its name says: give the list of this number of shots, or set `pop.shots` to what it holds"
+        )
     return {number: ids[rank * shots : (rank + 1) * shots] for rank, number in enumerate(classes)}
 
 

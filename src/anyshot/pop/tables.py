@@ -165,12 +165,12 @@ class FoldTables:
             )
         return found
 
-    def check(self, other: FoldTables) -> None:
-        """Raise ArtifactError naming the first difference from `other`, the fold of an artifact."""
+    def check(self, other: FoldTables, where: str = "") -> None:
+        """Raise ArtifactError naming the first difference from `other`, the fold of the artifact `where`."""
         for number, (mine, theirs) in enumerate(zip_longest(self._facts(), other._facts(), fillvalue="none")):
             if mine != theirs:
                 raise ArtifactError(
-                    f"the artifact belongs to another fold: its class {number} is {theirs}, the"
+                    f"{where}the artifact belongs to another fold: its class {number} is {theirs}, the"
                     f" configuration's is {mine} ({len(other.names)} and {len(self.names)} in all); use the"
                     " fold it was trained with, or train again"
                 )

@@ -1,4 +1,4 @@
-"""Encode the images that any support list or replay of a split can name, once (pop.md 5.3)."""
+"""Encode the images that any drawn support list or replay of a split can name, once (pop.md 5.3)."""
 
 import torch
 

@@ -55,18 +55,10 @@ def average(job: Job[NovelUpdate], given: Inputs) -> None:
     card = model_card(
         system="pop", split=options.dataset.split, network=HEAD_NETWORK, network_options=head_options(head),
         table=images.tables.table, mean=images.mean, std=images.std,
-        **{**facts_of(job, given), **job.provenance()},
+        **{**head_facts(options, images, given.supports), **job.provenance()},
     )  # fmt: skip
     save_weights(job.output("weights"), OnFrozen(head=head, encoder=None).state_dict(), card)
     write_text(job.output("curve"), "")
-
-
-def facts_of(job: Job[NovelUpdate], given: Inputs) -> dict[str, object]:
-    """Entries of the head's card."""
-    images = given.images
-    return head_facts(
-        job.options, tables=images.tables, supports=given.supports, cached=images.store is not None
-    )
 
 
 def views_of(job: Job[NovelUpdate], given: Inputs, augmented: Augmented) -> SupportViews | None:
@@ -116,7 +108,7 @@ def train(job: Job[NovelUpdate], given: Inputs) -> None:
         loss=update_loss(head, options),
         parameter_groups=[{"params": [one for one in head.parameters() if one.requires_grad]}],
         options=options.optimiser,
-        card=facts_of(job, given),
+        card=head_facts(options, images, given.supports),
     )  # fmt: skip
 
 
@@ -141,6 +133,10 @@ def main(job: Job[NovelUpdate]) -> None:
             tables.base_ids, min_pixels=options.min_pixels, fold=tables, filter_novel=options.filter_novel
         ),
     )
+    if options.method == "prototype" or not options.support_views:
+        added = given.images.keep(given.supports.ids)
+        if added:
+            job.log.info("encoded now, since the store lacks them: supports %s", ", ".join(added))
     (average if options.method == "prototype" else train)(job, given)
 
 

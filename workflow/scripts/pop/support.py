@@ -29,7 +29,7 @@ def main(job: Job[Support]) -> None:
         chosen = few_shot(lists, options.shots, options.support_seed, names=names)
     else:
         path = given_list(options.lists, options)
-        chosen = parse_list(path.read_text(encoding="utf-8"), tables.novel_ids)
+        chosen = parse_list(path.read_text(encoding="utf-8"), tables.novel_ids, options.shots)
     check_supports(chosen, index, names=names)
     for number, ids in repeats(chosen).items():
         job.log.warning(
