@@ -133,7 +133,10 @@ SHOWN: dict[str, dict[str, tuple[str, ...]]] = {
         "a base checkpoint of another fold": (
             "pop/test_stages.py::test_networks_of_another_fold_are_refused",
         ),
-        "a base model trained with another class order": ("pop/test_tables.py::test_another_fold_is_named",),
+        "a base model trained with another class order": (
+            "pop/test_class_order.py::test_a_base_model_of_another_class_order_is_told_by_name",
+            "pop/test_tables.py::test_another_fold_is_named",
+        ),
     },
     "simformer": {
         "an image whose labels are all void": (

@@ -170,9 +170,9 @@ class FoldTables:
         for number, (mine, theirs) in enumerate(zip_longest(self._facts(), other._facts(), fillvalue="none")):
             if mine != theirs:
                 raise ArtifactError(
-                    f"{where}the artifact belongs to another fold: its class {number} is {theirs}, the"
-                    f" configuration's is {mine} ({len(other.names)} and {len(self.names)} in all); use the"
-                    " fold it was trained with, or train again"
+                    f"{where}the artifact belongs to another fold or class table: its class {number} is"
+                    f" {theirs}, the configuration's is {mine} ({len(other.names)} and {len(self.names)} in"
+                    " all); use what it was trained with, or train again"
                 )
 
     def _facts(self) -> list[str]:
