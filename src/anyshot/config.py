@@ -121,7 +121,8 @@ class Config(Options):
         if system == "raml":
             return self.raml.stage(key, split=split, shot=shot, support=support)
         if system == "pop":
-            return self.pop.stage(key, split=split, shot=shot, support=support, method=method)
+            recipe = getattr(self.data.get(self.pop.data), "recipe", None)
+            return self.pop.stage(key, split=split, shot=shot, support=support, method=method, recipe=recipe)
         if system == "simformer":
             return self.simformer.stage(key, split=split, method=method)
         if system == "larvseg":

