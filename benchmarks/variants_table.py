@@ -15,6 +15,8 @@ from typing import Any
 
 from run_tables import arguments, print_origin, print_stages, read_json, stage_rows
 
+from anyshot.report.tables import harmonic_of
+
 OLD = {"raml": "old"}  # what a paper calls the classes that are not novel, if not base
 Key = tuple[str, int]  # variant, shots
 
@@ -33,12 +35,13 @@ def deviation(values: list[float]) -> float | None:
 def print_scores(contents: dict[str, dict[str, Any]], old: str) -> dict[str, Any]:
     columns = ("all", "base", "novel", "harmonic")  # as `miou.json` names them
     found: dict[Key, list[dict[str, Any]]] = defaultdict(list)
-    print("| split | variant | shots | " + " | ".join(columns).replace("base", old) + " |")
-    print("|---" * (3 + len(columns)) + "|")
+    print("| split | variant | shots | " + " | ".join(columns).replace("base", old) + " | H of means |")
+    print("|---" * (4 + len(columns)) + "|")
     for split, content in contents.items():
         for entry in content["variants"]:
             spread = entry["spread"] or {}
             cells = [cell(entry["mean"].get(name), spread.get(name)) for name in columns]
+            cells.append(cell(harmonic_of(entry["mean"]), None))
             print(f"| {split} | {entry['variant']} | {entry['shots'] or '-'} | " + " | ".join(cells) + " |")
             found[entry["variant"], entry["shots"]].append(entry["mean"])
     means: dict[str, Any] = {}
@@ -51,9 +54,9 @@ def print_scores(contents: dict[str, dict[str, Any]], old: str) -> dict[str, Any
         print(
             f"| **mean** | {variant} | {shots or '-'} | "
             + " | ".join(f"**{cell(value, spread[name])}**" for name, value in mean.items())
-            + " |"
+            + f" | **{cell(harmonic_of(mean), None)}** |"
         )
-        means[f"{variant} {shots}"] = mean
+        means[f"{variant} {shots}"] = {**mean, "harmonic_of_means": harmonic_of(mean)}
     return means
 
 
@@ -69,7 +72,8 @@ def main() -> None:
     system = first["system"]
     print_origin(first, config=given.config, target=f"{system}_all")
     spreads = "sample standard deviation over draws of support images; of the mean: over splits and seeds"
-    print(f"In %. ±: {spreads}.\n")
+    harmonics = "harmonic: mean of the harmonic means; H of means: harmonic mean of the row's two means"
+    print(f"In %. ±: {spreads}; {harmonics}.\n")
     means = print_scores(contents, OLD.get(system, "base"))
     print()
     stages: dict[str, list[dict[str, float]]] = defaultdict(list)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import html
+import importlib
 import importlib.util
 import io
 import json
@@ -183,6 +184,53 @@ def test_table_by_hand() -> None:
         ["POP, published", "–", "–", "73.81", "36.74", "–", "–", "–", "–"],
     ]  # fmt: skip
     assert [cell.text for row in rows for cell in row if cell.strong] == ["30.00 ± 1.00"]
+
+
+def test_mean_of_harmonics_and_harmonic_of_means() -> None:
+    """Folds with base 60 and 40 and novel 20 and 40 %: H is 30 and 40 %, of the means 50 and 30 37.5 %."""
+    folds = {
+        split: [
+            Scored("pop", split, {"all": 0.5, "base": base, "novel": novel, "harmonic": harmonic}, shots=1)
+        ]
+        for split, base, novel, harmonic in (("fold0", 0.6, 0.2, 0.3), ("fold1", 0.4, 0.4, 0.4))
+    }
+    means = mean_over_splits(list(folds.values()))
+    table = draws_table({"mean": means, **folds}, of_means=True)
+    assert table.columns == ["Variant", "draws", "all", "base", "novel", "harmonic", "H of means"]
+    assert table.spans == (("", 2), ("mIoU in %", 5))
+    rows = [[cell.text for cell in row] for group in table.groups for row in group.rows]
+    assert rows == [
+        ["POP", "–", "50.00", "50.00", "30.00", "35.00", "37.50"],
+        ["POP", "–", "50.00", "60.00", "20.00", "30.00", "30.00"],
+        ["POP", "–", "50.00", "40.00", "40.00", "40.00", "40.00"],
+    ]
+    assert "H of means: harmonic mean of the base and novel mIoU of this row" in table.footnote
+    reference = {"all": None, "base": 0.7381, "novel": 0.3674, "harmonic": 0.49}
+    published = Scored("pop", "fold0", means[0].values, shots=1, reference=reference)
+    *_, last = draws_table({"fold0": [published]}, of_means=True).groups[0].rows
+    assert [cell.text for cell in last[-2:]] == ["49.00", "49.06"]
+
+
+def test_committed_tables_have_the_harmonic_of_means(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    print_scores = importlib.import_module("variants_table").print_scores
+    folds = {
+        split: {"variants": [
+            {"variant": "pop", "shots": 1, "spread": None,
+             "mean": {"all": 0.5, "base": base, "novel": novel, "harmonic": harmonic}},
+            {"variant": "oracle", "shots": 0, "spread": None, "mean": {"all": 0.5, "base": 0.5}},
+        ]}
+        for split, base, novel, harmonic in (("fold0", 0.6, 0.2, 0.3), ("fold1", 0.4, 0.4, 0.4))
+    }  # fmt: skip
+    means = print_scores(folds, "base")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| split | variant | shots | all | base | novel | harmonic | H of means |"
+    assert lines[2] == "| fold0 | pop | 1 | 50.00 | 60.00 | 20.00 | 30.00 | 30.00 |"
+    assert lines[-2].endswith("| **30.00 ± 14.14** | **35.00 ± 7.07** | **37.50** |")
+    assert lines[-1].endswith("| **50.00 ± 0.00** | **-** | **-** | **-** |")
+    assert means["pop 1"]["harmonic_of_means"] == pytest.approx(0.375)
 
 
 @pytest.mark.usefixtures("quick_plots")

@@ -1,5 +1,6 @@
 """Published numbers of POP (pop.md 4.2), percent: means over support seeds, of the released models.
 
+The harmonic mean is not in the source: it is that of the mean base and the mean novel mIoU.
 The source does not say whether a row is the mean of the four folds or of one; its size fits the mean.
 """
 

@@ -8,7 +8,18 @@ from typing import NamedTuple
 from anyshot.report.blocks import Cell, RowGroup, Section, Table
 from anyshot.report.class_section import class_section
 from anyshot.report.material import Material, SplitResult
-from anyshot.report.tables import ABSENT, MEASURES, VARIANTS, Scored, percent, scored_variants, shots_of
+from anyshot.report.tables import (
+    ABSENT,
+    MEASURES,
+    VARIANTS,
+    Scored,
+    harmonic_of,
+    percent,
+    scored_variants,
+    shots_of,
+)
+
+OF_MEANS = "H of means"
 
 
 class Protocol(NamedTuple):
@@ -62,25 +73,32 @@ def draws_table(
     *,
     measured: str = "mIoU in %",
     further: Sequence[Protocol] = (),
+    of_means: bool = False,
 ) -> Table:
     """Variants by measures for each split and number of shots, mean and spread over the draws.
 
-    `further` protocols have columns of their own, published numbers a row of their own.
+    `further` protocols have columns of their own, published numbers a row of their own. With `of_means` the
+    harmonic mean of the mean base and the mean novel mIoU stands beside the mean of the harmonic means.
     """
     everything = [item for scored in splits.values() for item in scored]
-    columns = ["Variant", "draws", *MEASURES]
-    spans = [("", 2), (measured, len(MEASURES))]
+    columns = ["Variant", "draws", *MEASURES, *([OF_MEANS] if of_means else ())]
+    spans = [("", 2), (measured, len(MEASURES) + of_means)]
     for protocol in further:
         columns += protocol.measures
         spans.append((protocol.heading, len(protocol.measures)))
     groups = [
-        RowGroup(f"{split}, {shots_of(number)}" if number else split, _rows(members, further))
+        RowGroup(f"{split}, {shots_of(number)}" if number else split, _rows(members, further, of_means))
         for split, scored in splits.items()
         for number, members in _by_shots(scored).items()
     ]
     footnote = "Bold: best novel mIoU of a number of shots."
     if any(value is not None for item in everything for value in item.spread.values()):
         footnote += " ±: sample standard deviation over the draws of support images."
+    if of_means:
+        footnote += (
+            f" harmonic: mean over draws and splits of their harmonic means; {OF_MEANS}: harmonic mean of"
+        )
+        footnote += " the base and novel mIoU of this row."
     caption = "mIoU over all, base (old) and novel classes, and the harmonic mean of base and novel"
     return Table(caption, columns, groups, tuple(spans), footnote)
 
@@ -93,7 +111,7 @@ def _by_shots(scored: Sequence[Scored]) -> dict[int, list[Scored]]:
     return groups
 
 
-def _rows(scored: Sequence[Scored], further: Sequence[Protocol]) -> list[list[Cell]]:
+def _rows(scored: Sequence[Scored], further: Sequence[Protocol], of_means: bool) -> list[list[Cell]]:
     """Rows of one number of shots."""
     best = max((item.values["novel"] or 0.0 for item in scored if item.shots), default=0.0)
     rows = []
@@ -101,12 +119,16 @@ def _rows(scored: Sequence[Scored], further: Sequence[Protocol]) -> list[list[Ce
         name = VARIANTS.get(item.variant, item.variant)
         row = [Cell(name), Cell(str(len(item.draws) or ABSENT), number=True)]
         row += _measured(item, MEASURES, best or None)
+        if of_means:
+            row.append(Cell(percent(harmonic_of(item.values)), number=True))
         for protocol in further:
             other = item.others.get(protocol.name)
             row += _empty(len(protocol.measures)) if other is None else _measured(other, protocol.measures)
         rows.append(row)
         if item.reference:
             published = [Cell(percent(item.reference.get(key)), muted=True, number=True) for key in MEASURES]
+            if of_means:
+                published.append(Cell(percent(harmonic_of(item.reference)), muted=True, number=True))
             rest = _empty(sum(len(protocol.measures) for protocol in further))
             rows.append([Cell(f"{name}, published", muted=True), *_empty(1), *published, *rest])
     return rows

@@ -33,7 +33,8 @@ VARIANT_REMARK = (
     "Base model: before any support image; it cannot name a novel class. Mean features and fine-tuning are"
     " baselines on the same frozen network: the cosine to a class's mean feature decides, as in CAPL; or all"
     " prototypes and classifiers are trained on, with cross entropy alone. The two variants of POP leave out"
-    " one of its parts each."
+    " one of its parts each, in this second stage only: the base model is the same for all, trained with"
+    " orthogonality and with the background from what the projections leave over."
 )
 PROTOCOL_REMARK = (
     "The two protocols differ in what they average, and must not be compared; their novel mIoU is the same"
@@ -83,7 +84,7 @@ def results(material: Material) -> Section | None:
 
 
 def _table(groups: Mapping[str, Sequence[Scored]]) -> Table:
-    return few_shot.draws_table(groups, measured="POP's protocol, mIoU in %", further=(DIAM,))
+    return few_shot.draws_table(groups, measured="POP's protocol, mIoU in %", further=(DIAM,), of_means=True)
 
 
 def _tiles(groups: Mapping[str, Sequence[Scored]]) -> list[Tile]:

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from anyshot.engine.artifacts import atomic_path
+from anyshot.ops.metrics import harmonic_mean
 from anyshot.report.blocks import Cell, RowGroup, Table
 from anyshot.report.material import SplitResult, finite, split_results
 
@@ -112,10 +113,19 @@ def gain(value: float | None, before: float | None) -> str:
 def measures(content: Mapping[str, Any]) -> dict[str, float | None]:
     """all, base, novel, harmonic of a MIOU object; the harmonic mean is computed where the file has none."""
     values = {name: finite(content.get(name)) for name in MEASURES}
-    base, novel = values["base"], values["novel"]
-    if values["harmonic"] is None and base is not None and novel is not None:
-        values["harmonic"] = 2 * base * novel / (base + novel) if base + novel > 0 else 0.0
+    if values["harmonic"] is None:
+        values["harmonic"] = harmonic_of(values)
     return values
+
+
+def harmonic_of(values: Mapping[str, float | None]) -> float | None:
+    """The harmonic mean of the base and the novel mIoU in `values`, None where one of them is.
+
+    Of values that are means over draws or splits it is the harmonic mean of these means, not the mean of the
+    draws' and splits' harmonic means, which is `values["harmonic"]` (pop.md 4.1).
+    """
+    base, novel = values.get("base"), values.get("novel")
+    return None if base is None or novel is None else harmonic_mean(base, novel)
 
 
 def reference_of(reference: Any, variant: str) -> dict[str, float | None] | None:
