@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from anyshot.engine.checkpoints import load_weights
 from anyshot.engine.stores import Store
 from anyshot.errors import DataError
 from anyshot.pop import options as stages
+from anyshot.pop.heads import CosineHead, OnFrozen
 from anyshot.pop.index import PixelIndex
 from anyshot.pop.tables import read_tables
 from tests.shapes import ADAM, BACKBONE, NOVEL, SIDE, ShapesRun
@@ -61,6 +63,22 @@ class Run(ShapesRun):
             "novel_update", options, {**self.index, **self.weights, **supports, **self.features}, outputs
         )
         return outputs
+
+    def exact(self, supports: dict[str, Path], *, two: bool) -> torch.Tensor:
+        """The novel prototypes after an update on fresh images, by one process or by two."""
+        options = stages.NovelUpdate(
+            crop=32, min_pixels=FEW, dataset=DATASET,
+            optimiser=stages.NovelOptimiser(
+                optimiser="sgd", batch_size=2, learning_rate=0.02, workers=0, epochs=1, max_steps=2
+            ),
+        )  # fmt: skip
+        outputs = self.network("two" if two else "one")
+        inputs = {**self.index, **self.weights, **supports}
+        call = self.call_on_two_devices if two else self.call
+        call("novel_update", options, inputs, outputs)
+        state, card = load_weights(outputs["weights"])
+        assert (card["mode"], card["support_views"]) == ("exact", 0)
+        return state["head.novel_emb"]
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +150,22 @@ def test_base_classes_with_few_images_are_named_at_the_start(
     again = run.updated("pop", changed, "again", min_pixels=fewest)
     states = [load_weights(outputs["weights"])[0]["head.novel_emb"] for outputs in (first, again)]
     assert torch.equal(*states)
+
+
+def test_exact_updates_on_two_devices_are_those_on_one(run: Run, small: list[str]) -> None:
+    (run.lists / "shapes_1shot_seed0.txt").write_text("\n".join(small))
+    supports = run.supports(1)
+    one, two = (run.exact(supports, two=both) for both in (False, True))
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
+
+
+def test_the_frozen_encoder_follows_the_images_to_their_device() -> None:
+    """On the second of two GPUs; here the device `meta` stands for it, which has no numbers."""
+    encoder = nn.Conv2d(3, 4, 1)
+    model = OnFrozen(head=CosineHead(channels=4, classes=3, temperature=10), encoder=encoder)
+    assert model(torch.zeros(1, 3, 5, 5)).shape == (1, 3, 5, 5)
+    assert encoder.weight.device.type == "cpu"
+    model.to("meta")
+    assert encoder.weight.device.type == "cpu", "hidden from it"
+    assert model(torch.zeros(1, 3, 5, 5, device="meta")).device.type == "meta"
+    assert encoder.weight.device.type == "meta"

@@ -39,7 +39,10 @@ class CosineHead(nn.Module):
 
 
 class OnFrozen(nn.Module):
-    """A head on an encoder that is not part of it: neither trained, saved, nor put into training mode."""
+    """A head on an encoder that is not part of it: neither trained, saved, nor put into training mode.
+
+    What moves the head to a device cannot see the encoder: it follows the first images that come from there.
+    """
 
     def __init__(self, *, head: PrototypeHead | CosineHead, encoder: nn.Module | None) -> None:
         super().__init__()
@@ -50,6 +53,8 @@ class OnFrozen(nn.Module):
         """Logits (B, 1 + Kb + Kn, h, w) of images (B, 3, H, W), or, without encoder, of features."""
         encoder = self._encoder[0]
         if encoder is not None:
+            if any(weight.device != inputs.device for weight in encoder.parameters()):
+                encoder.to(inputs.device)
             with torch.no_grad():
                 inputs = encoder(inputs)
         return self.head(inputs)
