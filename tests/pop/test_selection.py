@@ -118,15 +118,33 @@ def test_published_ids_lie_where_the_generator_points() -> None:
             assert np.argsort(positions).tolist() == np.argsort(ids).tolist(), (fold, number)
 
 
+def whole_set(variable: str, name: str, counts: dict[str, int]) -> Manifest:
+    """The manifest that an environment variable names; where it is missing or other, the test is skipped."""
+    path = os.environ.get(variable)
+    if not path:
+        pytest.skip(f"set {variable} to the manifest.csv of {name}")
+    manifest = Manifest.read(Path(path))
+    if manifest.counts() != counts:
+        pytest.skip(f"{path} is not the whole of {name}, but {manifest.counts()}")
+    return manifest
+
+
+def test_coco_id_lists() -> None:
+    """Ids and order are those of the release, if the data set was read with its lists."""
+    counts = {"train": 82081, "val": 40137}
+    manifest = whole_set("ANYSHOT_COCO_MANIFEST", "COCO 2014, read with the release's lists", counts)
+    digests = {name: sha256_of_ids(one.id for one in manifest.samples([name])) for name in counts}
+    assert digests == {
+        "train": "92e8e0d83330716976569b544cbcb85c4639ae091c86c489b702e9040f54115b",
+        "val": "91a3d9bca792399d57f6968d6cbfd3f14abc042e03242e902b0d4feae72ae758",
+    }, "other ids, or not in the order of the release's lists: set data.<name>.lists to them"
+
+
 @pytest.fixture(scope="module")
 def trainaug() -> PixelIndex:
     """The index of a full VOC with SBD's masks, ids ascending as in the published list."""
-    path = os.environ.get("ANYSHOT_VOC_MANIFEST")
-    if not path:
-        pytest.skip("set ANYSHOT_VOC_MANIFEST to the manifest.csv of PASCAL VOC 2012 with SBD's masks")
-    manifest = Manifest.read(Path(path))
-    if manifest.counts() != {"train": 1464, "train_sbd": 9118, "val": 1449}:
-        pytest.skip(f"{path} is not the whole of VOC with SBD, but {manifest.counts()}")
+    counts = {"train": 1464, "train_sbd": 9118, "val": 1449}
+    manifest = whole_set("ANYSHOT_VOC_MANIFEST", "PASCAL VOC 2012 with SBD's masks", counts)
     val = [sample.id for sample in manifest.samples(["val"])]
     assert sha256_of_ids(val) == "cdc1326d12f69ce5153aa5da04a4d8783e146868d42d19f82f44e74b97ac907d"
     samples = sorted(manifest.samples(["train", "train_sbd"]), key=lambda sample: sample.id)
