@@ -13,6 +13,7 @@ from anyshot.ops.projections import full, projections, unit_prototypes
 from anyshot.pop.head import PrototypeHead
 
 HEAD_NETWORK = "pop_head"
+BELOW = 1e4  # so far below the lowest cosine is a class without prototype: none after a softmax, yet finite
 
 
 class CosineHead(nn.Module):
@@ -33,9 +34,15 @@ class CosineHead(nn.Module):
         self.register_buffer("prototypes", torch.zeros(classes, channels))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits (B, classes, h, w) of features (B, C, h, w); a class without prototype (zeros) has 0."""
+        """Logits (B, classes, h, w) of features (B, C, h, w).
+
+        A class without prototype (zeros) is never the best where any other has one: its logit is far below
+        all others, but finite, so that it can be interpolated.
+        """
         unit = F.normalize(full(features), dim=1)
-        return self.temperature * projections(unit, unit_prototypes(self.prototypes))
+        logits = self.temperature * projections(unit, unit_prototypes(self.prototypes))
+        missing = ~self.prototypes.any(dim=1)
+        return logits.masked_fill(missing[:, None, None], -self.temperature - BELOW)
 
 
 class OnFrozen(nn.Module):

@@ -167,6 +167,8 @@ class NovelUpdate(StageOptions, Geometry, LargeObjects):
 class Predict(StageOptions):
     """Segment the evaluation images with every head of a split in one pass (pop.md 2.5, 4.1)."""
 
+    revision: ClassVar[int] = 2  # of the baseline `prototype`, a class without prototype is never found
+
     size: int = Field(473, ge=32, description="px of the longer side of a scaled image, then padded")
     shown_images: int = Field(
         8, ge=0, le=100, description="images, of novel classes where there are such, kept for the report"
