@@ -35,6 +35,7 @@ from anyshot.engine.sampling import (
 )
 from anyshot.engine.schedules import schedule_of
 from anyshot.errors import AnyshotError
+from anyshot.nets.shared_norm import share_norms
 from anyshot.options import OptimiserOptions
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ def train(
     `weight_decay` (that of the options). Frozen parameters are left out; every other one must be in one
     group. state_path: where the state is saved every `save_minutes` and at SIGTERM (then exit status 143);
     the same job continues from it. curve_path: JSON lines, one per `log_every` steps. devices: default all
-    GPUs of the job. With several devices only the first one returns, the further processes end here.
+    GPUs of the job. With several devices only the first one returns, the further processes end here; until
+    then batch norms that train share their statistics (nets/shared_norm.py).
     summed: entries of a batch, (B, ...) numbers, of which every part gets the sum over the whole batch, all
     parts and devices, divided by parts x devices: a loss that divides by them averages to that of the batch.
     Raises AnyshotError for a loss that is not finite, ConfigError for a batch larger than the training set.
@@ -103,7 +105,7 @@ def train(
     optimiser = _optimiser(model, parameter_groups, options)
     run = _Run(job=job, fabric=fabric, model=model, optimiser=optimiser, loss=loss, options=options,
                sampling=sampling, state_path=state_path, curve_path=curve_path, summed=summed)  # fmt: skip
-    with _deferred_sigterm() as terminated:
+    with _deferred_sigterm() as terminated, share_norms(model):
         run.resume()
         summary = run.steps(dataset, terminated)
     if fabric.world_size > 1:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from anyshot.errors import ConfigError
 from anyshot.nets.contract import Backbone
+from anyshot.nets.shared_norm import SharedNorm
 
 BINS = (1, 2, 3, 6)  # cells per side of the pooled maps
 
@@ -57,11 +58,11 @@ class PspDecoder(nn.Module):
 
     def _check_batch(self, images: int) -> None:
         norm = self.stages[0].get_submodule("2")
-        # a SyncBatchNorm counts the images of all devices
-        if images == 1 and norm.training and not isinstance(norm, nn.SyncBatchNorm):
+        # a shared norm counts the images of all devices
+        if images == 1 and norm.training and not isinstance(norm, SharedNorm):
             raise ConfigError(
                 "PSPNet cannot be trained on a batch of 1 image: the mean of the whole map is normalised over"
-                " the batch. Set `batch_size` to 2 or more on each device, or lower `accumulate`"
+                " the batch. Set `batch_size` to 2 or more, or lower `accumulate`"
             )
 
 
