@@ -10,6 +10,7 @@ from anyshot.errors import ConfigError
 from anyshot.nets.contract import Backbone
 
 LOW_REDUCTION = 4  # px per cell of the map that the decoder refines on
+DROPOUT = 0.1  # published
 RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
 
 
@@ -23,7 +24,9 @@ class Pyramid(nn.Module):
         dropout: probability after the projection.
     """
 
-    def __init__(self, *, inputs: int, channels: int, rates: tuple[int, ...], dropout: float = 0.1) -> None:
+    def __init__(
+        self, *, inputs: int, channels: int, rates: tuple[int, ...], dropout: float = DROPOUT
+    ) -> None:
         super().__init__()
         branches = [_block(inputs, channels, 1)]
         branches += [_block(inputs, channels, 3, dilation=rate) for rate in rates]
@@ -46,12 +49,15 @@ class DeepLab(nn.Module):
         backbone: its finest map must have 4 px per cell, its deepest one 8, 16 or 32.
         channels: channels of the pyramid and of the feature, published 256.
         low_channels: channels to which the finest map is reduced, published 48.
+        dropout: probability after the pyramid, published 0.1.
 
     Raises:
         ConfigError: the backbone has no such maps.
     """
 
-    def __init__(self, *, backbone: Backbone, channels: int = 256, low_channels: int = 48) -> None:
+    def __init__(
+        self, *, backbone: Backbone, channels: int = 256, low_channels: int = 48, dropout: float = DROPOUT
+    ) -> None:
         super().__init__()
         if backbone.reductions[0] != LOW_REDUCTION or backbone.reductions[-1] not in RATES:
             raise ConfigError(
@@ -62,7 +68,10 @@ class DeepLab(nn.Module):
         self.backbone = backbone
         self.project = nn.Sequential(*_block(backbone.channels[0], low_channels, 1))
         self.aspp = Pyramid(
-            inputs=backbone.channels[-1], channels=channels, rates=RATES[backbone.reductions[-1]]
+            inputs=backbone.channels[-1],
+            channels=channels,
+            rates=RATES[backbone.reductions[-1]],
+            dropout=dropout,
         )
         self.fuse = _block(channels + low_channels, channels, 3)
         self.channels = channels

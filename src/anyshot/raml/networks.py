@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anyshot.nets.backbones import build_backbone
-from anyshot.nets.deeplab import DeepLab, initialise
+from anyshot.nets.deeplab import DROPOUT, DeepLab, initialise
 from anyshot.options import BackboneOptions, OptimiserOptions
 
 BACKBONE_NORM_MOMENTUM = 0.01
@@ -126,7 +126,12 @@ def build_open_net(options: Mapping[str, Any], *, load: bool) -> OpenNet:
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = BACKBONE_NORM_MOMENTUM
-    deeplab = DeepLab(backbone=backbone, channels=options["channels"], low_channels=options["low_channels"])
+    deeplab = DeepLab(
+        backbone=backbone,
+        channels=options["channels"],
+        low_channels=options["low_channels"],
+        dropout=options.get("dropout", DROPOUT),  # imported networks name none
+    )
     return OpenNet(
         deeplab=deeplab, known=options["known"], meta=options["meta"], activation=options["activation"]
     )

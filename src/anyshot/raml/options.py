@@ -86,6 +86,7 @@ class ClosedSet(StageOptions, Photometry):
     optimiser: OpenOptimiser = Field(default_factory=OpenOptimiser)
     channels: int = Field(256, ge=8, description="channels of the pyramid and of the feature")
     low_channels: int = Field(48, ge=1, description="channels to which the backbone's finest map is reduced")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout after the pyramid")
     divide_by_batch: bool = Field(
         True, description="divide the mean cross entropy by the batch size as the official code does"
     )

@@ -22,6 +22,7 @@ def main(job: Job[ClosedSet]) -> None:
         "backbone": options.backbone.model_dump(),
         "channels": options.channels,
         "low_channels": options.low_channels,
+        "dropout": options.dropout,
         "known": tables.known,
         "meta": tables.meta,
         "activation": "sigmoid",
