@@ -81,6 +81,9 @@ def main(rank: int, folder: Path) -> None:
     alone, rows = Alone(), torch.randn(8, 3)
     with share_norms(alone):
         results["alone"] = {"outputs": alone(rows[4 * rank : 4 * rank + 4]).detach()}
+    low = torch.randn(4, 3, 5, 5).bfloat16()
+    with share_norms(norm := nn.BatchNorm2d(3)):
+        results["bfloat16"] = run(norm, low[2 * rank : 2 * rank + 2].clone(), torch.tensor(2.0))
     torch.save(results, folder / f"{rank}.pt")
 
 

@@ -57,6 +57,19 @@ def test_parts_that_are_normalised_one_by_one_are_not_shared(devices: list[Resul
     torch.testing.assert_close(found, expected)
 
 
+def test_half_the_digits(devices: list[Results]) -> None:
+    """Maps of a mixed-precision training; statistics are float32 all the same."""
+    torch.manual_seed(1)
+    torch.randn(8, 3)
+    expected = run(nn.BatchNorm2d(3), torch.randn(4, 3, 5, 5).bfloat16(), torch.tensor(2.0))
+    for key in ("outputs", "images"):
+        found = torch.cat([one["bfloat16"][key] for one in devices])
+        assert found.dtype == torch.bfloat16
+        assert torch.allclose(found.float(), expected[key].float(), rtol=1e-2, atol=1e-2), key
+    for key in ("running_mean", "running_var"):
+        torch.testing.assert_close(devices[0]["bfloat16"][key], expected[key], rtol=1e-5, atol=1e-5)
+
+
 def test_one_device_keeps_its_norms() -> None:
     model = network()
     kinds = [type(module) for module in model.modules()]

@@ -230,7 +230,7 @@ def test_sim_loss(
     assert torch.equal(cells.labels, labels)
     assert torch.equal(cells.base, base)
     truth = truth_of(cells, torch.tensor([[0, 1], [0, 1]]), torch.device("cpu"))
-    none, some = BalanceWindow().update(*balance_counts(truth, counting))
+    none, some = BalanceWindow().update(torch.stack(balance_counts(truth, counting))[None])[0]
     assert (none.item(), some.item()) == pytest.approx(weights)
     assert similarity_loss(exact(SIMILAR), truth, none, some).item() == pytest.approx(expected, abs=1e-7)
     by_hand = plain.sim_loss(exact(SIMILAR), first, second, {0, 1}, plain.Balance(), counting == "released")

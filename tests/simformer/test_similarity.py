@@ -50,14 +50,17 @@ def test_layer_norm_sees_every_pair_alone() -> None:
 def test_balance_window() -> None:
     """The start entry counts until the window is full; a saved window goes on."""
     window, expected = BalanceWindow(length=3), plain.Balance(3)
-    for negatives, positives in [(8, 1), (5, 0), (0, 0), (3, 3), (2, 7)]:
-        found = window.update(torch.tensor(negatives), torch.tensor(positives))
-        assert [value.item() for value in found] == pytest.approx(expected.weights(negatives, positives))
+    counts = [(8, 1), (5, 0), (0, 0), (3, 3), (2, 7)]
+    for batch in (counts[:2], counts[2:3], counts[3:]):
+        found = window.update(torch.tensor(batch))
+        assert found.tolist() == [pytest.approx(expected.weights(*pair)) for pair in batch]
     resumed = BalanceWindow(length=3)
     resumed.load_state_dict(window.state_dict())
     assert resumed.rows.tolist() == [[0, 0], [3, 3], [2, 7]]
-    empty = BalanceWindow(length=1).update(torch.tensor(0), torch.tensor(0))
-    assert [value.item() for value in empty] == [0, 0]
+    assert BalanceWindow(length=1).update(torch.tensor([[0, 0]])).tolist() == [[0, 0]]
+    whole = BalanceWindow(length=3)
+    whole.update(torch.tensor(counts))
+    assert torch.equal(whole.rows, window.rows)
 
 
 # --- points ---

@@ -83,6 +83,13 @@ def all_gather(tensor: Tensor) -> Tensor:
     return torch.stack(found)
 
 
+def device_rank() -> int:
+    """The number of this device in the training, from 0."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return 0
+    return torch.distributed.get_rank()
+
+
 def peak_mib(device: torch.device) -> float:
     """Largest memory so far, MiB: of tensors on a GPU, of the process on the CPU."""
     if device.type == "cuda":

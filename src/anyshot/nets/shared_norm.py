@@ -116,7 +116,7 @@ def share_norms(model: nn.Module) -> Iterator[None]:
     Raises:
         ConfigError: a batch norm of a kind that is not known here.
     """
-    kinds: dict[_BatchNorm, type[nn.Module]] = {}
+    kinds: dict[nn.Module, type[nn.Module]] = {}
     if _several_devices():
         kinds = {norm: type(norm) for norm in _training_norms(model)}
     unknown = sorted({kind.__name__ for kind in kinds.values() if kind not in SHARED})

@@ -75,15 +75,17 @@ def pair_losses(
     parts: list[Tensor] = []
     hits: list[Tensor] = []
     distilled: list[_Distilled] = []
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
     with without_autocast(proposals.pixels):
         embeddings = full(proposals.pixels.detach()).flatten(2)
-        for number, seed in enumerate(seeds.tolist()):
-            generator = torch.Generator().manual_seed(seed)
+        asked = _asked(coarse, balance, options, generators, embeddings.device)
+        for number, generator in enumerate(generators):
             cells, both = coarse.pair(number), embeddings[2 * number : 2 * number + 2]
-            if options.similarity_weight:
-                part, counts = _similarity(net, balance, both, cells, options, generator)
-                parts.append(part)
-                hits.append(counts)
+            if asked:
+                points, truth, weights = asked[number]
+                similar = _similarities(net, both, points, options)
+                parts.append(similarity_loss(similar, truth, *weights))
+                hits.append(_hits(similar.detach(), truth))
             if options.distillation_weight and common[number]:
                 taught = _taught(net, number, both, cells, options, generator)
                 distilled += [taught] if taught is not None else []
@@ -189,20 +191,22 @@ def _similarities(net: SimilarityNet, embeddings: Tensor, points: Tensor, option
     return (similar + similar.flip(0).transpose(1, 2)) / 2
 
 
-def _similarity(
-    net: SimilarityNet,
+def _asked(
+    coarse: CoarseLabels,
     balance: BalanceWindow,
-    embeddings: Tensor,
-    cells: CoarseLabels,
     options: PairLosses,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """SimLoss of a pair of images, and the hits and errors of its decisions."""
-    points = similarity_points(cells, options, generator)
-    truth = truth_of(cells, points, embeddings.device)
-    none, some = balance.update(*balance_counts(truth, options.counting))
-    similar = _similarities(net, embeddings, points, options)
-    return similarity_loss(similar, truth, none, some), _hits(similar.detach(), truth)
+    generators: list[torch.Generator],
+    device: torch.device,
+) -> list[tuple[Tensor, Truth, Tensor]]:
+    """Of each pair of images the points (2, J) that SimLoss compares, what is true of them, and the weights
+    w_0 and w_1; nothing if it has no weight. All pairs are counted before any loss: see `BalanceWindow`."""
+    if not options.similarity_weight:
+        return []
+    pairs = [coarse.pair(number) for number in range(len(generators))]
+    points = [similarity_points(pair, options, own) for pair, own in zip(pairs, generators, strict=True)]
+    truths = [truth_of(*each, device) for each in zip(pairs, points, strict=True)]
+    counts = torch.stack([torch.stack(balance_counts(truth, options.counting)) for truth in truths])
+    return list(zip(points, truths, balance.update(counts), strict=True))
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from anyshot.engine.devices import all_reduce_sum
+from anyshot.engine.devices import all_gather, device_rank
 from anyshot.simformer.options import PairLosses
 from anyshot.simformer.targets import CELL, Targets
 
@@ -63,6 +63,10 @@ class SimilarityNet(nn.Module):
     width: channels C of an embedding; depth: residual blocks; norm: of the pairs of a call, or of each alone.
     """
 
+    normalised_alone = (
+        True  # a call is a pair of images, also where a batch has more, on one device or several
+    )
+
     def __init__(self, *, width: int, depth: int = 3, norm: Norm = "batch") -> None:
         super().__init__()
         first = ResidualBlock(inputs=2 * width, outputs=width, norm=norm)
@@ -97,16 +101,21 @@ class BalanceWindow(nn.Module):
         self.register_buffer("rows", rows)
 
     @torch.no_grad()
-    def update(self, negatives: Tensor, positives: Tensor) -> tuple[Tensor, Tensor]:
-        """Count a pair of images, summed over the devices; the weights w_0 of negatives and w_1 of positives.
+    def update(self, counts: Tensor) -> Tensor:
+        """Count pairs of images: (pairs, 2) dissimilar and similar pairs of points -> (pairs, 2), the weights
+        w_0 of the dissimilar and w_1 of the similar ones.
 
-        w_0 = n_1 / (n_0 + n_1) and w_1 = n_0 / (n_0 + n_1), so that both sorts weigh the same.
+        w_0 = n_1 / (n_0 + n_1) and w_1 = n_0 / (n_0 + n_1), so that both sorts weigh the same; n are the sums
+        of the window that ends with the pair. Several devices' pairs are counted in the order of the whole
+        batch, so that every pair has the window that one device would have for it. Each device has the same
+        number of pairs, and gets the weights of its own.
         """
-        counts = all_reduce_sum(torch.stack([negatives, positives]).to(self.rows))
-        self.rows.copy_(torch.cat([self.rows[1:], counts[None]]))
-        none, some = self.rows.sum(dim=0).float()
-        total = (none + some).clamp(min=1)
-        return some / total, none / total
+        length, own = len(self.rows), len(counts)
+        every = torch.cat([self.rows, all_gather(counts.to(self.rows)).flatten(0, 1)])
+        windows = every.unfold(0, length, 1)[1:].sum(dim=-1).float()
+        self.rows.copy_(every[-length:])
+        windows = windows[device_rank() * own :][:own]
+        return windows.flip(1) / windows.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 @dataclass(frozen=True)
