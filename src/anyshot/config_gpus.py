@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic import Field, GetJsonSchemaHandler, ValidationInfo, field_validator, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -22,14 +22,18 @@ STAGES = {
     "larvseg": larvseg.STAGES,
 }  # fmt: skip
 
-# A training divides its batches over all of its GPUs. These stages work image by image on one: for more GPUs
-# at once there are more jobs, which is what `shards` makes.
+# A training divides its batches over all of its GPUs. These stages work image by image on one.
 ON_ONE = (
     "retab_cam", "retab_boundary_map", "retab_affinity_map", "retab_predict",
     "raml_novel_bank", "raml_open_world", "raml_anomaly",
     "pop_features", "pop_predict",
     "simformer_pseudo_label", "simformer_predict",
     "larvseg_predict", "larvseg_compactness", "larvseg_segment_21k",
+)  # fmt: skip
+# Of those, the ones that `shards` does not cut: one job with all images per split (bank: shots and draw).
+# For more GPUs at once the others have more jobs.
+IN_ONE_JOB = (
+    "raml_novel_bank", "raml_anomaly", "pop_features", "larvseg_compactness", "larvseg_segment_21k",
 )  # fmt: skip
 
 
@@ -91,11 +95,11 @@ class Gpus(Options):
 
     @field_validator(*ON_ONE)
     @classmethod
-    def _one(cls, count: int | None) -> int | None:
+    def _one(cls, count: int | None, info: ValidationInfo) -> int | None:
         if count is not None and count > 1:
-            raise ValueError(
-                "this stage works on one GPU, expected 0 or 1; more `shards` make more jobs of it"
-            )
+            whole = "it is one job with all images, whatever `shards` is"
+            more = whole if info.field_name in IN_ONE_JOB else "more `shards` make more jobs of it"
+            raise ValueError(f"this stage works on one GPU, expected 0 or 1; {more}")
         return count
 
     def of(self, rule: str) -> int:

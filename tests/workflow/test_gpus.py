@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from anyshot import config
 from anyshot.config import load, merged
-from anyshot.config_gpus import ON_ONE, Gpus
+from anyshot.config_gpus import IN_ONE_JOB, ON_ONE, Gpus
 from anyshot.errors import ConfigError
 
 BY_STAGE = {"default": 2, "retab_affinity": 4, "retab_classifier": 0, "retab_cam": 0}
@@ -87,6 +88,7 @@ def test_an_overlay_may_give_numbers_by_stage_over_a_number(project: Callable[[s
         ),
         ({"report": 1}, ["gpus: report runs no network"]),
         ({"retab_cam": 2}, ["gpus.retab_cam: found 2", "expected 0 or 1", "shards"]),
+        ({"pop_features": 2}, ["gpus.pop_features: found 2", "expected 0 or 1", "whatever `shards` is"]),
         ({"retab_affinity": -1}, ["gpus.retab_affinity: found -1, expected an integer >= 0"]),
         ({"retab_affinity": "4"}, ['gpus.retab_affinity: found "4"', "write 4,"]),
         ({"default": None}, ["gpus.default: found null, expected an integer >= 0"]),
@@ -113,6 +115,20 @@ def test_editors_accept_a_number_and_numbers_by_stage(shipped: dict[str, Any]) -
         jsonschema.validate({**shipped, "gpus": value}, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**shipped, "gpus": {"retab_random_walk": 1}}, schema)
+
+
+def test_stages_in_one_job_are_those_that_no_rule_cuts_and_the_page_names(repository: Path) -> None:
+    texts = [path.read_text(encoding="utf-8") for path in sorted((repository / "rules").glob("*.smk"))]
+    rules = {
+        part.split(":", 1)[0]: part for text in texts for part in re.split(r"^rule ", text, flags=re.M)[1:]
+    }
+    cut = {name for name, text in rules.items() if "sharded=True" in text}
+    assert cut == {name for name, text in rules.items() if "**SHARD" in text}
+    assert set(ON_ONE) <= set(rules)
+    assert set(ON_ONE) - cut == set(IN_ONE_JOB)
+    section = (repository / "docs" / "cluster.md").read_text(encoding="utf-8").split("### GPUs\n")[1]
+    told = section.split("Not cut into")[1].split("Another number")[0]
+    assert set(re.findall(r"`([a-z]+_[a-z0-9_]+)`", told)) == set(IN_ONE_JOB)
 
 
 def test_a_rule_without_a_network_has_no_number() -> None:
