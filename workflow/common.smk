@@ -83,11 +83,15 @@ SHARD = {
 
 
 def need(*, gpu, megabytes, minutes):
-    """A rule's `resources`. Memory and time grow with the attempt, for the retries of a cluster profile."""
+    """A rule's `resources`. Memory and time grow with the attempt, for the retries of a cluster profile.
+
+    They stay at three times the first: further attempts are there for trainings that the limit of a partition stops
+    again and again, and that continue; no node has eleven times the memory.
+    """
     return {
         "gpu": gpu,
-        "mem_mb": lambda wildcards, attempt: megabytes * attempt,
-        "runtime": lambda wildcards, attempt: minutes * attempt,
+        "mem_mb": lambda wildcards, attempt: megabytes * min(attempt, 3),
+        "runtime": lambda wildcards, attempt: minutes * min(attempt, 3),
     }
 
 

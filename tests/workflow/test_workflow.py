@@ -245,13 +245,18 @@ def test_one_split_makes_no_other(project: Callable[[str], Any]) -> None:
     assert {job.wildcards.get("split") for job in plan.jobs} <= {"fold2", "shared", None}
 
 
-def test_memory_and_time_grow_with_the_attempt(project: Callable[[str], Any]) -> None:
+def test_memory_and_time_grow_with_the_attempt_to_three_times_as_much(project: Callable[[str], Any]) -> None:
     jobs = [job for job in project("attempts").plan().jobs if not job.is_norun]
+    assert jobs
     for job in jobs:
-        first = job.resources["mem_mb"]
-        job.attempt = 2
-        job.reset_params_and_resources()
-        assert job.resources["mem_mb"] == 2 * first
+        first = {name: job.resources[name] for name in ("mem_mb", "runtime")}
+        assert min(first.values()) > 0
+        for attempt, times in ((2, 2), (3, 3), (11, 3)):
+            job.attempt = attempt
+            job.reset_params_and_resources()
+            assert {name: job.resources[name] for name in first} == {
+                name: times * value for name, value in first.items()
+            }
 
 
 def test_the_repository_s_own_rules_of_rules(repository: Path) -> None:
