@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shlex
 import subprocess
@@ -37,14 +38,38 @@ def commands(words: str) -> list[str]:
 
 # --- the profile ---
 
+# What the profile says at every site; slurm/config.yaml and docs/cluster.md give the reasons.
+AT_EVERY_SITE = {
+    "executor": "slurm",
+    "jobs": 100,
+    "max-jobs-per-timespan": "10/1s",
+    "keep-going": True,
+    "rerun-incomplete": True,
+    "show-failed-logs": True,
+    "latency-wait": 60,
+    "retries": 2,
+    "default-resources": {"nodes": 1, "mem_mb": 500, "runtime": 10},
+    "set-resource-scopes": {"runtime": "local"},
+    "slurm-delete-logfiles-older-than": 30,
+    "slurm-init-seconds-before-status-checks": 10,
+    "slurm-status-command": "squeue",
+    "slurm-status-attempts": 60,
+    "max-status-checks-per-second": 0.2,
+}
+
+
+def site_variables() -> list[str]:
+    """What the site of this machine says to the profile."""
+    return [name for name in os.environ if name.startswith("ANYSHOT_SLURM_")]
+
 
 @pytest.fixture
 def profile(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """The keys of slurm/config.yaml under environment variables, given without their prefix."""
 
     def read(**variables: str) -> dict[str, Any]:
-        for name in ("PARTITION", "GPU_PARTITION", "ACCOUNT", "ACCOUNTING", "FIRST_CHECK"):
-            monkeypatch.delenv(f"ANYSHOT_SLURM_{name}", raising=False)
+        for name in site_variables():
+            monkeypatch.delenv(name)
         for name, value in variables.items():
             monkeypatch.setenv(f"ANYSHOT_SLURM_{name}", value)
         with (repository / "slurm" / "config.yaml").open() as file:
@@ -55,9 +80,37 @@ def profile(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
 
 def test_a_site_that_says_nothing_gets_no_partition_account_or_limit(profile: Callable[..., Any]) -> None:
-    keys = profile()
-    assert keys["default-resources"] == {"nodes": 1, "mem_mb": 500, "runtime": 10}
-    assert not {"set-resources", "resources", "max-threads"} & set(keys)
+    assert profile() == AT_EVERY_SITE
+
+
+def test_what_a_site_says_changes_its_own_keys_alone(profile: Callable[..., Any]) -> None:
+    said = profile(
+        PARTITION="long", GPU_PARTITION="a100", ACCOUNT="4711", ACCOUNTING="yes", FIRST_CHECK="3",
+        MAX_MINUTES="90", MAX_MEGABYTES="5000", MAX_THREADS="6",
+    )  # fmt: skip
+    assert {key: said[key] for key in said if said[key] != AT_EVERY_SITE.get(key)} == {
+        "default-resources": {
+            **AT_EVERY_SITE["default-resources"], "slurm_partition": "'long'", "slurm_account": "'4711'"
+        },
+        "set-resources": {
+            stage: {"slurm_partition": "'a100'"} for stage in Gpus.model_fields if stage != "default"
+        },
+        "resources": {"runtime": 90, "mem_mb": 5000},
+        "max-threads": 6,
+        "slurm-init-seconds-before-status-checks": 3,
+        "slurm-status-command": "sacct",
+    }  # fmt: skip
+    assert set(AT_EVERY_SITE) <= set(said)
+    assert profile(MAX_MEGABYTES="5000")["resources"] == {"mem_mb": 5000}
+    assert profile(MAX_MINUTES="90")["resources"] == {"runtime": 90}
+
+
+def test_the_variables_of_this_site_do_not_reach_the_tests(
+    profile: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MAX_THREADS", "MAX_MINUTES", "PARTITION"):
+        monkeypatch.setenv(f"ANYSHOT_SLURM_{name}", "7")
+    assert profile() == AT_EVERY_SITE
 
 
 def test_squeue_is_asked_unless_accounting_runs(profile: Callable[..., Any]) -> None:
@@ -86,12 +139,17 @@ def resources(text: str, rule: str) -> dict[str, str]:
     return dict(part.split("=", 1) for part in line[1].split(", ") if "=" in part)
 
 
-def test_what_the_site_says_reaches_the_jobs(snakemake: Run, repository: Path) -> None:
+def test_what_the_site_says_reaches_the_jobs(
+    snakemake: Run, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said = {"PARTITION": "cpu-long", "GPU_PARTITION": "gpu", "ACCOUNT": "4711"}
-    limits = {"MAX_MINUTES": "90", "MAX_MEGABYTES": "5000"}
+    limits = {"MAX_MINUTES": "90", "MAX_MEGABYTES": "5000", "MAX_THREADS": "2"}
+    for name in site_variables():
+        monkeypatch.delenv(name)
     variables = {f"ANYSHOT_SLURM_{name}": value for name, value in {**said, **limits}.items()}
     overlay = repository / "tests" / "end_to_end" / "tiny.yaml"
-    words = ("--profile", "slurm", "--configfile", str(overlay), "--dry-run", "--forceall")
+    # a dry run shows no more threads than --cores, 1 without it
+    words = ("--profile", "slurm", "--configfile", str(overlay), "--dry-run", "--forceall", "--cores", "8")
     done = snakemake(*words, "--", "results/retab/shared/cam/1of2.h5", **variables)
     assert done.returncode == 0, done.stdout
     network, data = (resources(done.stdout, rule) for rule in ("retab_classifier", "data_prepare"))
@@ -100,6 +158,8 @@ def test_what_the_site_says_reaches_the_jobs(snakemake: Run, repository: Path) -
     assert (network["runtime"], network["mem_mb"]) == ("90", "5000")
     assert (data["runtime"], data["mem_mb"]) == ("60", "4000")
     assert network["nodes"] == "1"
+    threads = [int(number) for number in re.findall(r"^ +threads: (\d+)$", done.stdout, re.MULTILINE)]
+    assert threads == [2, 2, 2]  # the rules ask for 4, 8 and 4
 
 
 # --- the page's commands ---

@@ -43,6 +43,28 @@ def test_a_number_is_for_trainings_and_one_for_stages_that_work_image_by_image(
     }
 
 
+EVERY_NETWORK = {
+    "pop.novel_update.mode": "cached",
+    "simformer.retraining": True,
+    "larvseg.measure_compactness": True,
+    "larvseg.segment_21k.data": "scenes_stuff",
+}
+
+
+def test_every_rule_with_a_network_holds_the_number_of_its_own_name(project: Callable[[str], Any]) -> None:
+    """A different number for each training; the stages on one GPU have one and none by turns."""
+    stages = [name for name in Gpus.model_fields if name != "default"]
+    trainings = [name for name in stages if name not in ON_ONE]
+    numbers = {name: number for number, name in enumerate(trainings, start=2)}
+    numbers |= {name: place % 2 for place, name in enumerate(ON_ONE)}
+    found = gpus_of(
+        project("each").plan(["all_folds"], {**EVERY_NETWORK, "gpus": {"default": 99, **numbers}})
+    )
+    given = Gpus(default=99, **numbers)
+    assert {rule: found[rule] for rule in stages} == {rule: given.of(rule) for rule in stages} == numbers
+    assert {found[rule] for rule in set(found) - set(stages)} == {0}
+
+
 def test_a_stage_may_have_its_own_number(project: Callable[[str], Any]) -> None:
     found = gpus_of(project("stages").plan(["retab_all"], {"gpus": BY_STAGE}))
     assert (found["retab_affinity"], found["retab_classifier"], found["retab_segmentation"]) == (4, 0, 2)
@@ -126,6 +148,10 @@ def test_stages_in_one_job_are_those_that_no_rule_cuts_and_the_page_names(reposi
     assert cut == {name for name, text in rules.items() if "**SHARD" in text}
     assert set(ON_ONE) <= set(rules)
     assert set(ON_ONE) - cut == set(IN_ONE_JOB)
+    asked = {name: re.findall(r'gpus\.of\("(\w+)"\)', text) for name, text in rules.items()}
+    assert {name: words for name, words in asked.items() if words} == {
+        name: [name] for name in Gpus.model_fields if name != "default"
+    }
     section = (repository / "docs" / "cluster.md").read_text(encoding="utf-8").split("### GPUs\n")[1]
     told = section.split("Not cut into")[1].split("Another number")[0]
     assert set(re.findall(r"`([a-z]+_[a-z0-9_]+)`", told)) == set(IN_ONE_JOB)
