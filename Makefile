@@ -33,7 +33,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(CORES) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-cluster: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster -rs --durations=10
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -29,7 +29,8 @@ def missing() -> str:
     absent = [name for name in PROGRAMS if shutil.which(name) is None]
     if absent:
         return f"no {', '.join(absent)}: apt-get install --no-install-recommends slurm-wlm munge"
-    return "" if os.getuid() == 0 else "a private Slurm can only be started by root"
+    check = subprocess.run([HERE / "slurm_up.sh", "--check"], capture_output=True, text=True, timeout=30)
+    return check.stderr.strip() if check.returncode else ""
 
 
 @dataclass(frozen=True)

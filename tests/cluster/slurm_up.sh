@@ -4,6 +4,7 @@
 #
 #   apt-get install --no-install-recommends slurm-wlm munge
 #   tests/cluster/slurm_up.sh          # a second call changes nothing; tests/cluster/slurm_down.sh ends it
+#   tests/cluster/slurm_up.sh --check  # start nothing; where it would refuse, say why and return 1
 #
 #   CLUSTER_DIR   /tmp/anyshot-cluster   keys, configuration, state, logs: everything
 #   CLUSTER_NODES 2      CLUSTER_CPUS 2      CLUSTER_MEGABYTES 64000      CLUSTER_GPUS 4     (the last three per node)
@@ -40,7 +41,7 @@ await() {
         sleep 0.1
     done
 }
-[ "$(id -u)" = 0 ] || refuse "start it as root"
+[ "$(id -u)" = 0 ] || refuse "a private Slurm can only be started by root"
 for program in munged munge slurmctld slurmd scontrol sinfo srun; do
     command -v "$program" >/dev/null || refuse "$program is missing: apt-get install --no-install-recommends slurm-wlm munge"
 done
@@ -48,12 +49,15 @@ done
 if [ -e "$link" ] || [ -L "$link" ]; then
     [ "$(readlink "$link")" = "$SLURM_CONF" ] || refuse "$link is there and not ours: this host has a Slurm of its own"
 fi
+if [ -d "$dir" ] && [ ! -e "$dir/anyshot-cluster" ]; then
+    refuse "$dir exists and was not made by slurm_up.sh: set CLUSTER_DIR"
+fi
+[ "${1:-}" != --check ] || exit 0
 if [ -e "$dir/up" ] && timeout 5 scontrol ping 2>/dev/null | grep -q "is UP"; then
     echo "slurm_up: already up in $dir" >&2
     exit 0
 fi
 if [ -d "$dir" ]; then
-    [ -e "$dir/anyshot-cluster" ] || refuse "$dir exists and was not made by slurm_up.sh: set CLUSTER_DIR"
     CLUSTER_DIR=$dir "$here/slurm_down.sh" --purge # what a killed test run left; old state would bring back old jobs
 fi
 getent hosts "$host" | grep -q "^127\.\|^::1" ||

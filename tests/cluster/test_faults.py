@@ -134,7 +134,6 @@ def test_a_node_that_goes_down_where_slurm_itself_queues_the_job_again(
     assert_same_weights(disturbed, undisturbed)
 
 
-@nightly
 def test_a_job_out_of_time_is_retried_with_more_time_and_continues(
     cluster: Cluster, disturbed: Checkout, undisturbed: Checkout
 ) -> None:
