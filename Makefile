@@ -1,6 +1,7 @@
 # make demo       set up .venv, run one split of the embedded data on this machine, write results/report.html
 # make test       set up .venv, check style, types and workflow, run the tests
 # make test-cluster  run RETAB and POP on a Slurm that it starts on this machine (root; slurm-wlm, munge), and break it
+# make nightly    10,000 cases of fuzzing, then test-cluster with its tests that take minutes
 # make setup      only set up .venv
 # make generated  write again what is made from the options classes
 # make clean      remove .venv and caches; results stay
@@ -18,7 +19,7 @@ ONE_THREAD := --set-threads $(foreach rule,classifier cam crf_label boundary bou
 STAMP := $(VENV)/.set-up
 SNAKEFILES := Snakefile rules workflow
 
-.PHONY: demo test test-cluster setup clean lint generated
+.PHONY: demo test test-cluster nightly setup clean lint generated
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -34,6 +35,10 @@ test: lint
 
 test-cluster: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster -rs --durations=10
+
+nightly: $(STAMP)
+	ANYSHOT_FUZZ_CASES=10000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/reliability -k fuzz --numprocesses $(CORES) --maxprocesses 4 --dist loadfile
+	ANYSHOT_NIGHTLY=1 $(MAKE) test-cluster
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
