@@ -18,6 +18,7 @@ from anyshot.engine.stores import Store
 from anyshot.errors import ArtifactError, ConfigError, DataError, WeightsError
 from anyshot.pop import options as stages
 from anyshot.pop.artifacts import load_base, load_head
+from anyshot.pop.datasets import Augmented
 from anyshot.pop.tables import read_tables
 from tests.shapes import ADAM, BACKBONE, NOVEL, SIDE, TABLE, ShapesRun
 
@@ -161,10 +162,22 @@ def test_views_of_the_supports_take_the_place_of_their_stored_features(
     assert not torch.equal(plain, seen)
 
 
-def test_exact_mode_trains_on_augmented_images(finished: Run) -> None:
+def test_exact_mode_trains_on_augmented_images(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both images of every pair, and of the cached mode none."""
+    made: list[bool] = []
+    augment = Augmented.__call__
+
+    def counted(self: Augmented, sample: Any, *, novel: bool, rng: np.random.Generator) -> Any:
+        made.append(novel)
+        return augment(self, sample, novel=novel, rng=rng)
+
+    monkeypatch.setattr(Augmented, "__call__", counted)
+    finished.updated("pop", seed=3, epochs=1)
+    assert not made
     outputs = finished.updated("pop", cached=False, epochs=1)
+    assert made == [True, False] * 4 * 5  # base classes x shots
     lines = [json.loads(line) for line in outputs["curve"].read_text().splitlines()]
-    assert lines[-1]["step"] == 4 * 5 // 2  # base classes x shots, two pairs a step
+    assert lines[-1]["step"] == 4 * 5 // 2  # two pairs a step
     tables = read_tables(finished.data["classes"], dataset("train"))
     head, card = load_head(outputs["weights"], tables=tables, split="shapes")
     assert card["method"] == "pop"

@@ -245,6 +245,18 @@ def test_one_split_makes_no_other(project: Callable[[str], Any]) -> None:
     assert {job.wildcards.get("split") for job in plan.jobs} <= {"fold2", "shared", None}
 
 
+def test_joint_training_of_pop_draws_no_supports_and_updates_nothing(project: Callable[[str], Any]) -> None:
+    plan = project("joint").plan(["pop_all"], {"pop.folds": ["joint"]})
+    stages = {name for name in plan.rules if name.startswith("pop_")}
+    assert stages == {"pop_index", "pop_base", "pop_predict", "pop_evaluate", "pop_summary"}
+    for job in plan.jobs:
+        assert job.wildcards.get("split", "joint") == "joint"
+        if job.rule.name == "pop_predict":
+            assert not job.input.get("heads")
+        if job.rule.name == "pop_base":
+            assert json.loads(job.params.options)["dataset"]["novel"] == []
+
+
 def test_memory_and_time_grow_with_the_attempt_to_three_times_as_much(project: Callable[[str], Any]) -> None:
     jobs = [job for job in project("attempts").plan().jobs if not job.is_norun]
     assert jobs
