@@ -59,8 +59,13 @@ class Item:
     fast: Way
 
 
-def in_own_process(work: Callable[..., Any], *arguments: Any) -> Any:
-    """What `work`, a function of a module, returns in a process that has done nothing else."""
+def in_own_process(work: Callable[..., Any], *arguments: Any, apart: bool = True) -> Any:
+    """What `work`, a function of a module, returns in a process that has done nothing else.
+
+    apart: False stays in this process, where only that it runs is of interest: to start one takes seconds.
+    """
+    if not apart:
+        return work(*arguments)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(work, arguments)
 
@@ -77,13 +82,21 @@ def _one_way(
 
 
 def compared(
-    name: str, item: Item, *, small: bool, threads: int, runs: tuple[int, int], differences: Differences
+    name: str,
+    item: Item,
+    *,
+    small: bool,
+    threads: int,
+    runs: tuple[int, int],
+    differences: Differences,
+    apart: bool = True,
 ) -> dict[str, Any]:
-    """A row of the table: both ways of an item, each in a process of its own, `runs` times plain and fast."""
+    """A row of the table: both ways of an item, `runs` times plain and fast, each in a process of its own
+    unless `apart` is False."""
     reference_seconds, reference_peak, expected = in_own_process(
-        _one_way, item, True, small, threads, runs[0]
+        _one_way, item, True, small, threads, runs[0], apart=apart
     )
-    seconds, peak, found = in_own_process(_one_way, item, False, small, threads, runs[1])
+    seconds, peak, found = in_own_process(_one_way, item, False, small, threads, runs[1], apart=apart)
     return {
         "item": name,
         "ratio": reference_seconds / seconds,

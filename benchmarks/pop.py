@@ -7,29 +7,50 @@ the gradients for the features, all prototypes and both classifiers. The plain w
 tests/reference/pop_head.py, sends every class's projection of every cell through the classifier.
 `cross entropy`: of as many logits at 473 x 473 px, with its gradient; `labels`: the best class of every pixel
 of a 640 x 480 px image. Their plain way is to upsample all logits with torch first.
-Either way of an item runs in a process of its own, on the same input: time, and peak memory above what the
-process held before. The last line is JSON; its first keys are those of the head. Exit status 1 when, in the
-full form, the head is not 30 times faster or a result differs.
+Either way of an item runs in a process of its own (with `--small` in this one), on the same input: time, and
+peak memory above what the process held before.
+`update`: steps of a novel update from stored features, at the sizes of COCO-20i with one shot: 60 base and 20
+support images of random features (512 x 60 x 60, float16) in an HDF5 file, which takes 300 MB of the
+temporary folder. Each step reads a pair and its masks, makes pseudo labels, and moves the novel prototypes
+and their classifier. Time per step is measured, that of a support set (500 epochs of 60 steps) is computed.
+The last line is JSON; its first keys are those of the head. Exit status 1 when, in the full form, the head
+is not 30 times faster or a result differs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from measuring import Item, compared, print_table
+from measuring import Item, compared, in_own_process, print_table, use_threads
 from torch import Tensor
 
+from anyshot.data.classes import ClassTable
+from anyshot.data.images import write_mask
+from anyshot.data.manifest import Sample
+from anyshot.engine.stores import Store, StoreWriter
+from anyshot.nets.contract import IMAGENET_MEAN, IMAGENET_STD
 from anyshot.ops.upsampled import upsampled_argmax, upsampled_cross_entropy
+from anyshot.pop.datasets import CachedPairDataset, Pairing, WholeImages
 from anyshot.pop.head import PixelMlp, PrototypeHead
+from anyshot.pop.heads import OnFrozen
+from anyshot.pop.options import NovelOptimiser, NovelUpdate
+from anyshot.pop.tables import FoldTables
+from anyshot.pop.update import trained_head, update_loss
 from tests.reference import pop_head as plain
 
 THREADS, REQUIRED_RATIO = 2, 30.0
@@ -132,6 +153,95 @@ def differences(name: str, expected: list[Tensor], found: list[Tensor]) -> dict[
     }
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Of an update: base and novel classes with one image each, channels and cells of the features, the side
+    of the square in px, height and width of the images in px, steps that are timed."""
+
+    base: int = BASE
+    novel: int = NOVEL
+    channels: int = CHANNELS
+    cells: int = CELLS
+    square: int = CROP
+    height: int = 480
+    width: int = 640
+    steps: int = 10
+
+
+SMALL_SIZES = Sizes(3, 2, 16, 6, 40, 40, 50, 2)
+
+
+def stored_images(folder: Path, sizes: Sizes) -> WholeImages:
+    """Images with random masks in patches, and random features of them; only the files are real."""
+    rng = np.random.default_rng(0)
+    classes = 1 + sizes.base + sizes.novel
+    kinds = ["background"] + ["thing"] * (classes - 1)
+    table = ClassTable.of([f"class {number}" for number in range(classes)], kinds=kinds)
+    samples, shape = {}, (sizes.channels, sizes.cells, sizes.cells)
+    with StoreWriter(folder / "features.h5", attributes={"size": str(sizes.square)}) as store:
+        for number in range(1, classes):
+            rows, columns = np.indices((sizes.height, sizes.width)) // 32
+            grid = rows.max() + 1, columns.max() + 1
+            patches = rng.choice([0, number, int(rng.integers(classes))], size=grid)
+            write_mask(folder / f"{number}.png", patches[rows, columns].astype(np.uint8), table)
+            samples[str(number)] = Sample(str(number), Path("none"), folder / f"{number}.png", "train", ())
+            features = rng.standard_normal(shape, np.float32)
+            store.add(
+                str(number), range(sizes.channels), features, height=sizes.height, width=sizes.width,
+                stride=sizes.square // sizes.cells, dtype="float16",
+            )  # fmt: skip
+    novel = [table.name_of(number) for number in range(1 + sizes.base, classes)]
+    return WholeImages(
+        samples=samples, tables=FoldTables.make(table, novel=novel), store=Store(folder / "features.h5"),
+        encode=lambda square: square, size=sizes.square, mean=IMAGENET_MEAN, std=IMAGENET_STD,
+    )  # fmt: skip
+
+
+def update_steps(images: WholeImages, sizes: Sizes) -> Iterator[tuple[float, float, float]]:
+    """Steps as the stage makes them: seconds to read a pair, seconds of the step itself, and the loss."""
+    torch.manual_seed(0)
+    base = PrototypeHead(channels=sizes.channels, base=sizes.base)
+    options, optimiser = NovelUpdate(mode="cached"), NovelOptimiser()
+    head = trained_head(base, images.tables, options)
+    model, loss = OnFrozen(head=head, encoder=None), update_loss(head, options)
+    trained = [value for value in head.parameters() if value.requires_grad]
+    sgd = torch.optim.SGD(
+        trained, lr=optimiser.learning_rate, momentum=optimiser.momentum, weight_decay=optimiser.weight_decay
+    )
+    ids = list(images.samples)
+    lists = {int(one): [one] for one in ids[: sizes.base]}
+    pairing = Pairing(supports=ids[sizes.base :], base_lists=lists, shots=1, seed=0, replay=options.replay)
+    data = CachedPairDataset(pairing=pairing, images=images)
+    for step in range(1 + sizes.steps):
+        begin = time.perf_counter()
+        item = data.item_of(0, step, np.random.default_rng(step))
+        read = time.perf_counter()
+        terms = loss(model, {name: value[None] for name, value in item.items()}, step)
+        sgd.zero_grad()
+        terms["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(trained, optimiser.gradient_clip or math.inf)
+        sgd.step()
+        yield read - begin, time.perf_counter() - read, terms["loss"].item()
+
+
+def measured_update(small: bool, threads: int) -> dict[str, float]:
+    """Mean seconds of a step after the first one, and what a support set of one shot takes at that rate."""
+    use_threads(threads)
+    sizes = SMALL_SIZES if small else Sizes()
+    with tempfile.TemporaryDirectory() as folder:
+        taken = list(update_steps(stored_images(Path(folder), sizes), sizes))
+    reading, working, _ = np.mean(taken[1:], axis=0).tolist()
+    published = NovelOptimiser().epochs * sizes.base
+    return {
+        "seconds_per_step": reading + working,
+        "reading_seconds": reading,
+        "steps": sizes.steps,
+        "published_steps": published,
+        "seconds_per_support_set_computed": published * (reading + working),
+        "loss": taken[-1][2],
+    }
+
+
 def failures(rows: list[dict[str, Any]]) -> list[str]:
     """What the full form was to show and did not."""
     found = [
@@ -157,18 +267,26 @@ def main() -> int:
             small=arguments.small,
             threads=arguments.threads,
             runs=(1, 5),
+            apart=not arguments.small,
             differences=partial(differences, name),
         )
         for name, item in ITEMS.items()
     ]
     print_table(rows)
+    update = in_own_process(measured_update, arguments.small, arguments.threads, apart=not arguments.small)
+    print(
+        f"update: {update['seconds_per_step']:.3f} s per step,"
+        f" {update['reading_seconds']:.3f} s of it to read;"
+        f" computed for a support set of {update['published_steps']} steps:"
+        f" {update['seconds_per_support_set_computed']:.0f} s"
+    )
     found = [] if arguments.small else failures(rows)
     for line in found:
         print(f"FAILED: {line}")
     head, _ = head_and_features(arguments.small)
     sizes = {"base": head.base, "novel": head.novel, "channels": head.channels,
              "cells": 6 if arguments.small else CELLS}  # fmt: skip
-    result = {"items": rows, "sizes": sizes, "threads": arguments.threads, "device": "cpu"}
+    result = {"items": rows, "update": update, "sizes": sizes, "threads": arguments.threads, "device": "cpu"}
     print(json.dumps({"benchmark": "pop", "small": arguments.small, **rows[0], **result}))
     return 1 if found else 0
 
