@@ -18,7 +18,10 @@ start_fabric = train.start_fabric
 
 
 def on_two(device: Any, gpus: int, options: Any, devices: int | None) -> Any:
-    return start_fabric(device, gpus, options, 2)
+    fabric = start_fabric(device, gpus, options, 2)
+    if fabric.world_size != 2:
+        raise RuntimeError(f"a training on {fabric.world_size} device(s), not on two")
+    return fabric
 
 
 if __name__ == "__main__":

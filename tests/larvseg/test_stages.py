@@ -128,13 +128,13 @@ def test_no_pixel_of_a_class_without_masks_is_read(run: Run, tmp_path: Path, rep
 @pytest.mark.slow
 def test_two_devices_give_the_weights_of_one(run: Run) -> None:
     """Up to rounding, bank included: all bundles look at it before any writes, and in the same order. The
-    backbone's batch norms are frozen, as they have to be for that."""
-    frozen = stages.TokenBackbone(name="resnet18", weights="none", freeze_norm=True)
+    backbone's batch norms train, on a source at a time."""
+    training = stages.TokenBackbone(name="resnet18", weights="none", freeze_norm=False)
     options = run.options(
         stages.Attentive,
         steps=4,
         optimiser={"optimiser": "sgd", "momentum": 0.0, "learning_rate": 1e-3},
-        backbone=frozen,
+        backbone=training,
     )
     one = load_weights(run.train(options, "one"))[0]
     outputs = run.network("two")

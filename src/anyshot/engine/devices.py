@@ -38,7 +38,7 @@ def start_fabric(device: torch.device, gpus: int, options: OptimiserOptions, dev
         devices=count,
         strategy="ddp" if count > 1 else "auto",
         precision=precision_of(options, device),
-        # without it Fabric takes the variables of a Slurm job for its own and waits for one task per device
+        # without it Fabric takes the variables of a Slurm job for its own: one device for one task
         plugins=[LightningEnvironment()],
     )
     fabric.launch()
