@@ -232,16 +232,24 @@ def test_two_devices_give_the_weights_of_one(run: Run) -> None:
     optimiser = stages.JointOptimiser(
         **{**ADAM, "optimiser": "sgd", "batch_size": 4}, momentum=0.0, max_steps=3, epochs=1000
     )
-    one = load_weights(run.joint("full", steps=3, folder="one", optimiser=optimiser))
-    weights = run.joint_on_two_devices(joint_options("full", steps=3, optimiser=optimiser), "two")
-    two = load_weights(weights)
+    alone = run.joint("full", steps=3, folder="one", optimiser=optimiser)
+    shared = run.joint_on_two_devices(joint_options("full", steps=3, optimiser=optimiser), "two")
+    one, two = load_weights(alone), load_weights(shared)
     counted = ("running_mean", "running_var", "num_batches_tracked")
     for name, value in one[0].items():
         if not (name.startswith("similarity.") and name.endswith(counted)):
             assert torch.allclose(value.float(), two[0][name].float(), atol=2e-5), name
-    line = json.loads(weights.with_name("train.jsonl").read_text().splitlines()[-1])
-    assert line["step"] == 3
-    assert line["similarity"] > 0
+    expected, found = (
+        json.loads(weights.with_name("train.jsonl").read_text().splitlines()[-1])
+        for weights in (alone, shared)
+    )
+    assert found["step"] == 3
+    for name in (
+        "loss",
+        "similarity",
+        "distillation",
+    ):  # a pair's weight shows here before it does in weights
+        assert found[name] == pytest.approx(expected[name], rel=1e-4), name
 
 
 def test_a_network_of_another_split_is_refused(run: Run, full: Path) -> None:
