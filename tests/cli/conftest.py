@@ -38,40 +38,41 @@ def table() -> ClassTable:
     return ClassTable.of(NAMES, ids=IDS)
 
 
+def write_model(folder: Path, table: ClassTable | None = None, **infer: object) -> Path:
+    """A model folder of RETAB; `infer` goes to `model_card` (scales, flip, crf, tile, size_divisor)."""
+    table = ClassTable.of(NAMES, ids=IDS) if table is None else table
+    backbone = BackboneOptions(name="resnet38", weights="none", width=0.02).model_dump()
+    options = {
+        "backbone": {**backbone, "weights": "no/such/file.params"},
+        "classes": len(table),
+        "head_channels": 8,
+        "head_dilation": 2,
+        "skip_channels": 0,
+    }
+    torch.manual_seed(1)
+    network = build_segmentation({**options, "backbone": backbone})
+    # Untrained logits are nearly equal: make the classes differ from place to place.
+    with torch.no_grad():
+        network.classifier.weight.normal_(std=3.0)
+    card = model_card(
+        system="retab",
+        split="fold0",
+        network="retab_segmentation",
+        network_options=options,
+        table=table,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        trained_on="nothing",
+        **infer,
+    )
+    save_model_folder(folder, state_dict=network.state_dict(), card=card)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Writes a model folder; `infer` goes to `model_card` (scales, flip, crf, tile, size_divisor)."""
-
-    def make(table: ClassTable, **infer: object) -> Path:
-        folder = tmp_path_factory.mktemp("model")
-        backbone = BackboneOptions(name="resnet38", weights="none", width=0.02).model_dump()
-        options = {
-            "backbone": {**backbone, "weights": "no/such/file.params"},
-            "classes": len(table),
-            "head_channels": 8,
-            "head_dilation": 2,
-            "skip_channels": 0,
-        }
-        torch.manual_seed(1)
-        network = build_segmentation({**options, "backbone": backbone})
-        # Untrained logits are nearly equal: make the classes differ from place to place.
-        with torch.no_grad():
-            network.classifier.weight.normal_(std=3.0)
-        card = model_card(
-            system="retab",
-            split="fold0",
-            network="retab_segmentation",
-            network_options=options,
-            table=table,
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
-            trained_on="nothing",
-            **infer,
-        )
-        save_model_folder(folder, state_dict=network.state_dict(), card=card)
-        return folder
-
-    return make
+    """Writes a model folder; what it is given goes to `write_model`."""
+    return lambda table, **infer: write_model(tmp_path_factory.mktemp("model"), table, **infer)
 
 
 @pytest.fixture(scope="session")

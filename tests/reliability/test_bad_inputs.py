@@ -1,12 +1,15 @@
 """Every kind of bad input that the systems were designed for, and the test that shows what becomes of it.
 
 Most tests lie with the code that they test; this table keeps any of them from getting lost. Those that had no
-other place are below it.
+other place are below it. All of them as one suite:
+
+    python -m pytest $(python -m tests.reliability.test_bad_inputs)
 """
 
 from __future__ import annotations
 
 import ast
+import runpy
 from functools import cache
 from pathlib import Path
 
@@ -228,13 +231,16 @@ LISTED = 49  # kinds that the systems' own lists have; those of files were added
 
 @cache
 def names_in(file: Path) -> frozenset[str]:
-    """Names of the tests of a file, those of classes too, without running it."""
+    """Names of the tests of a file, which are functions and no methods, without running it."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     return frozenset(
-        node.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+        node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
     )
+
+
+def node_ids() -> list[str]:
+    """What pytest is given to run the tests of all kinds, each once, from the root of the repository."""
+    return list(dict.fromkeys(f"tests/{place}" for system, what in CASES for place in SHOWN[system][what]))
 
 
 @pytest.mark.parametrize(("system", "what"), CASES)
@@ -249,6 +255,16 @@ def test_nothing_is_left_out() -> None:
     assert sum(len(cases) for system, cases in SHOWN.items() if system != "files") == LISTED
 
 
+def test_the_tests_of_all_kinds_are_printed_for_pytest(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(__file__, run_name="__main__")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == node_ids()
+    assert len(printed) == len(set(printed)) >= LISTED
+    assert {
+        f"tests/{place}" for cases in SHOWN.values() for places in cases.values() for place in places
+    } == {*printed}
+
+
 def test_no_prototype_is_made_of_what_is_no_number() -> None:
     model = build_metric_net(network_options(open_tables()), load=False).eval()
     mask = np.ones((32, 32), dtype=bool)
@@ -258,3 +274,7 @@ def test_no_prototype_is_made_of_what_is_no_number() -> None:
         maps.feature[0, 3, 2, 2] = torch.nan
     with pytest.raises(ArtifactError, match=r"a\.png, tram: .* no numbers; train it again"):
         describe_support(model, maps, mask, hit_threshold=0.5, what="a.png, tram")
+
+
+if __name__ == "__main__":
+    print("\n".join(node_ids()))

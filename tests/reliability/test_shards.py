@@ -60,6 +60,8 @@ def test_shards_do_not_change_a_result(
     assert all(number % count == 0 for number in parts.values())
     found, expected = results_of(run), results_of(first)
     assert len(expected) >= len(SYSTEMS)
+    written = {path for command in todo for path in command.outputs}
+    assert {f"results/{name}" for name in expected} <= written, "compared with itself, a link"
     for name, result in expected.items():
         assert found[name] == result, name
     assert found.keys() == expected.keys()
