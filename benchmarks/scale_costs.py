@@ -82,6 +82,21 @@ CASES = (
         Data(train=25_574, evaluated=2_000, pixels=683 * 512, classes=150),
     ),
     Case(
+        "RETAB, 118,287 training images with as many classes as COCO has objects, 5,000 to score on, 4 folds",
+        ("retab_voc",),
+        Data(train=118_287, evaluated=5_000, classes=81),
+    ),
+    Case(
+        "RETAB, 25,574 training images of the size of ADE20K's, 2,000 to score on, 4 folds",
+        ("retab_voc",),
+        Data(train=25_574, evaluated=2_000, pixels=683 * 512, classes=151),
+    ),
+    Case(
+        "RAML, 118,287 training images, 5,000 to score on, 3 splits",
+        ("raml_cityscapes",),
+        Data(train=118_287, evaluated=5_000, classes=171),
+    ),
+    Case(
         "LarvSeg, 118,287 images with masks, 25,574 of ADE20K by labels (847 classes), 2,000 to score on",
         ("larvseg_ade150", "larvseg_ade847"),
         Data(train=118_287 + 25_574, evaluated=2_000, pixels=683 * 512, classes=847, vocabulary=913),

@@ -29,7 +29,8 @@ MAP_PER_PIXEL, MAP_ROW, COUNT, JOB, RECORD = 0.05, 96, 12, 2400, 5100
 MANIFEST_ROW, PAIR_ROW, INDEX_ROW = 82, 148, 25
 # RETAB's score stores before compression, which saves what the content allows: CAMs, CRF labels and contours
 # per pixel and class, affinities per cell of 8 x 8 px (34 neighbours), results of a walk per cell and class.
-CAM_VALUE, CRF_VALUE, CONTOUR, AFFINITY_CELL, WALK_VALUE = 4, 2, 2, 34 * 4, 4
+BYTES = {"float32": 4, "float16": 2}  # of the stages with an option `dtype`
+CONTOUR, NEIGHBOURS, WALK_VALUE = 2, 34, 4
 FEATURE_CHUNK = 30  # bytes of HDF5 per channel and image, measured
 INDEX, PATH = 16, 30  # bytes per image of an index, beside its path; n01440764/n01440764_10026.JPEG
 PACKED = 540  # bytes per image of a pack beside the JPEG, measured with 1,000 images
@@ -123,14 +124,18 @@ def retab(config: Config, data: Data) -> Costs:
     refined = CRF / 2 if options.predict.crf is not None else 0.0
     return {
         "retab_classifier": training("classifier", options.classifier.crop, 1),
-        "retab_cam": Cost(data.train * shown * data.pixels * CAM_VALUE, data.train * image * cam * 2),
+        "retab_cam": Cost(
+            data.train * shown * data.pixels * BYTES[options.cam.dtype], data.train * image * cam * 2
+        ),
         "retab_crf_label": Cost(
-            data.train * 2 * (shown + 1) * data.pixels * CRF_VALUE, 0, data.train * CRF * scale
+            data.train * 2 * (shown + 1) * data.pixels * BYTES[options.crf_label.dtype],
+            0,
+            data.train * CRF * scale,
         ),
         "retab_boundary": training("boundary", options.boundary.crops.crop, folds),
         "retab_boundary_map": maps(folds, data.pixels * CONTOUR),
         "retab_affinity": training("affinity", options.affinity.crops.crop, walks),
-        "retab_affinity_map": maps(walks, cells * AFFINITY_CELL),
+        "retab_affinity_map": maps(walks, cells * NEIGHBOURS * BYTES[options.affinity_map.dtype]),
         "retab_random_walk": Cost(
             walks * data.train * (shown + 1) * cells * WALK_VALUE, 0, walks * data.train * WALK * scale
         ),
