@@ -1,7 +1,8 @@
 """Bytes, operations and CPU seconds of every stage for so many images: formulas, with the figures below.
 
-Operation counts of the networks are computed, not measured; what was measured says where. `scale_costs.py`
-prints tables; `tests/workflow/test_scale.py` holds the formulas to the totals in the heads of `config/paper`.
+Operation counts of the networks are computed (`networks.py` counts them); what was measured says where.
+`scale_costs.py` prints tables; `tests/workflow/test_scale.py` holds the formulas to the totals in the heads
+of `config/paper`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from benchmarks.scale_counts import Stage, data_sets
 # Forward multiply-adds. Per pixel of the input: ResNet-38 at stride 8, RAML's DeepLabV3+ with ResNet-101 at
 # stride 16, MaskFormer with ResNet-50, POP's PSPNet with ResNet-50 at stride 8.
 RESNET38, DEEPLAB, MASKFORMER, PSPNET = 399e9 / 448**2, 78.9e9 / 512**2, 75e9 / 640**2, 165e9 / 473**2
+RESNET38_SEGMENTER = 459e9 / 448**2  # with the dilated 3x3 convolution on 4,096 channels of its head
 VIT_TOKEN, VIT_PAIR = 85.1e6, 18.4e3  # ViT-B/16: per token and per pair of tokens; 213 GFLOP at 512 px
 TRAINING = 3  # a step with gradients, in forward passes
 ASPECT = 4 / 3  # of an image that is given by its short side
@@ -108,10 +110,10 @@ def retab(config: Config, data: Data) -> Costs:
     image = RESNET38 * data.pixels
     cells = data.pixels / 64
 
-    def training(stage: str, crop: int, networks: int) -> Cost:
+    def training(stage: str, crop: int, networks: int, network: float = RESNET38) -> Cost:
         chosen: OptimiserOptions = getattr(options, stage).optimiser
         steps = steps_of(chosen, data.train)
-        flop = networks * trained(steps, chosen.batch_size, RESNET38 * crop**2)
+        flop = networks * trained(steps, chosen.batch_size, network * crop**2)
         return Cost(4 * PARAMETERS["retab"] * networks, flop)
 
     def maps(networks: int, per_image: float) -> Cost:
@@ -139,9 +141,11 @@ def retab(config: Config, data: Data) -> Costs:
         "retab_random_walk": Cost(
             walks * data.train * (shown + 1) * cells * WALK_VALUE, 0, walks * data.train * WALK * scale
         ),
-        "retab_segmentation": training("segmentation", options.segmentation.crop, folds),
+        "retab_segmentation": training("segmentation", options.segmentation.crop, folds, RESNET38_SEGMENTER),
         "retab_predict": Cost(
-            0, folds * data.evaluated * image * predicted * 2, folds * data.evaluated * refined * scale
+            0,
+            folds * data.evaluated * RESNET38_SEGMENTER * data.pixels * predicted * 2,
+            folds * data.evaluated * refined * scale,
         ),
     }
 
