@@ -35,7 +35,7 @@ BYTES = {"float32": 4, "float16": 2}  # of the stages with an option `dtype`
 CONTOUR, NEIGHBOURS, WALK_VALUE = 2, 34, 4
 FEATURE_CHUNK = 30  # bytes of HDF5 per channel and image, measured
 INDEX, PATH = 16, 30  # bytes per image of an index, beside its path; n01440764/n01440764_10026.JPEG
-PACKED = 540  # bytes per image of a pack beside the JPEG, measured with 1,000 images
+PACKED = 270  # bytes per image of a pack beside the JPEG: a row of 60, and half a chunk per 10,000 images
 # Counted in the networks of config/paper.
 PARAMETERS = {"retab": 105.2e6, "raml": 58.9e6, "pop": 47.6e6, "simformer": 42.0e6, "larvseg": 87.6e6}
 VIT_WIDTH = 768

@@ -152,6 +152,18 @@ def test_missing_and_damaged_shards(index: ImageIndex, tmp_path: Path) -> None:
         image_pack.finish_pack(index, tmp_path / "pack", OPTIONS)
 
 
+def test_a_changed_byte_of_an_image_is_seen(index: ImageIndex, tmp_path: Path) -> None:
+    pack_images(index, tmp_path / "pack", OPTIONS)
+    shard = shard_path(tmp_path / "pack", 1)
+    content, jpeg = bytearray(shard.read_bytes()), ImagePack(tmp_path / "pack").jpeg(4)
+    content[content.index(jpeg) + len(jpeg) // 2] ^= 1
+    shard.write_bytes(content)
+    pack = ImagePack(tmp_path / "pack")
+    with pytest.raises(ArtifactError, match=r"shard-00001.h5 is missing or damaged \(image 1 has another"):
+        pack.jpeg(4)
+    assert pack.jpeg(3) == index.path(3).read_bytes()
+
+
 def test_full_disk_is_named_before_hdf5_meets_it(
     index: ImageIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

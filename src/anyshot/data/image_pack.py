@@ -1,10 +1,11 @@
 """Millions of small image files in a few HDF5 shards, as JPEG, and their reader.
 
 A pack is a folder with `shard-00000.h5`, `shard-00001.h5`, ... and, once it is complete, an image index of
-what it holds (`index/`). A shard has the datasets `jpeg` (variable-length uint8), `label` (int32) and `path`
-(variable-length bytes), one row per image, and `skipped` (paths of corrupt files). Shard s is made of images
-s * per_shard ... of the source's index, so shards can be packed by different jobs and finished ones stay
-(larvseg.md 5.4). No torch here.
+what it holds (`index/`). A shard has the dataset `jpeg` (uint8), the files of all its images one behind the
+other, and with a row per image `end` (int64, where it ends), `crc32` (uint32), `label` (int32) and `path`
+(bytes), also `skipped` (paths of corrupt files). Nothing lies in a heap of HDF5, which has no checksums and
+where a changed byte can be searched for ever. Shard s is made of images s * per_shard ... of the source's
+index, so shards can be packed by different jobs and finished ones stay (larvseg.md 5.4). No torch here.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import contextlib
 import io
 import os
 import shutil
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import h5py
 import numpy as np
@@ -28,9 +30,10 @@ from anyshot.data.image_index import ImageIndex, IndexWriter
 from anyshot.data.images import BROKEN, EXIF_ORIENTATION, read_image
 from anyshot.errors import ArtifactError, ConfigError, DataError
 
-FORMAT: Final = "anyshot image pack 1"
+FORMAT: Final = "anyshot image pack 2"
 OPEN_SHARDS: Final = 128
 BATCH: Final = 256  # images that are written at a time
+CHUNK: Final = 4 * 2**20  # bytes at most; too large for HDF5's cache, so images are read without neighbours
 SPARE: Final = 64 * 2**20  # bytes that stay free: HDF5 does not survive a full disk
 
 
@@ -89,8 +92,13 @@ def pack_shard(index: ImageIndex, folder: Path, number: int, options: PackOption
     folder.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with h5py.File(temporary, "w") as file:
-            file.attrs.update(facts)
+        with h5py.File(temporary, "w", libver=("v110", "v110")) as file:  # with checksums of its structure
+            for name, value in facts.items():
+                if isinstance(value, str):
+                    content = value.encode()
+                    file.attrs.create(name, content, dtype=h5py.string_dtype("utf-8", max(1, len(content))))
+                else:
+                    file.attrs[name] = value
             _write(file, index, number, options, path)
         os.replace(temporary, path)
     finally:
@@ -107,16 +115,24 @@ def finish_pack(index: ImageIndex, folder: Path, options: PackOptions) -> Packed
             path = shard_path(folder, number)
             _check_facts(path, _facts(index, number, options))
             with _readable(path), h5py.File(path, "r", locking="best-effort") as file:
-                skipped += [os.fsdecode(name) for name in file["skipped"][()]]
-                paths, labels = file["path"][()], file["label"][()]
+                skipped += [os.fsdecode(name) for name in file["skipped"][()].tolist()]
+                paths, labels = file["path"][()].tolist(), file["label"][()].tolist()
             for name, label in zip(paths, labels, strict=True):
-                writer.add(name, int(label))
+                writer.add(name, label)
     return Packed(writer.images, skipped)
 
 
 def shard_path(folder: Path, number: int) -> Path:
     """The file of a shard."""
     return folder / f"shard-{number:05d}.h5"
+
+
+class _Shard(NamedTuple):
+    """An open shard: its file, and where its images end, with a 0 in front; their checksums."""
+
+    file: h5py.File
+    ends: npt.NDArray[np.int64]
+    checksums: npt.NDArray[np.uint32]
 
 
 class ImagePack:
@@ -130,7 +146,7 @@ class ImagePack:
         self.folder = folder
         self.index = ImageIndex(folder / "index")
         self._process = -1
-        self._open: OrderedDict[int, h5py.File] = OrderedDict()
+        self._open: OrderedDict[int, _Shard] = OrderedDict()
         rows: list[int] = []
         while (path := shard_path(folder, len(rows))).is_file():
             with _readable(path), h5py.File(path, "r", locking="best-effort") as file:
@@ -148,13 +164,18 @@ class ImagePack:
         return len(self.index)
 
     def jpeg(self, image: int) -> bytes:
-        """The JPEG file of an image. Raises IndexError beyond the last one."""
+        """The JPEG file of an image. Raises IndexError beyond the last one, ArtifactError when damaged."""
         if not 0 <= image < len(self):
             raise IndexError(f"image {image} of {len(self)}")
         shard = int(np.searchsorted(self._ends, image, side="right"))
         row = image - (int(self._ends[shard - 1]) if shard else 0)
         with _readable(shard_path(self.folder, shard)):
-            return bytes(self._file(shard)["jpeg"][row].tobytes())
+            file, ends, checksums = self._shard(shard)
+            begin, end = int(ends[row]), int(ends[row + 1])
+            content: bytes = file["jpeg"][begin:end].tobytes()
+            if len(content) != end - begin or zlib.crc32(content) != checksums[row]:
+                raise OSError(f"image {row} has another checksum")
+            return content
 
     def image(self, image: int) -> npt.NDArray[np.uint8]:
         """The pixels of an image: uint8 RGB (H, W, 3)."""
@@ -166,13 +187,17 @@ class ImagePack:
         """The class of an image, an index into `index.classes`."""
         return self.index.class_of(image)
 
-    def _file(self, shard: int) -> h5py.File:
+    def _shard(self, shard: int) -> _Shard:
         if self._process != os.getpid():  # handles from before a fork are the parent's
             self._open, self._process = OrderedDict(), os.getpid()
         if shard not in self._open:
-            self._open[shard] = h5py.File(shard_path(self.folder, shard), "r", locking="best-effort")
+            file = h5py.File(shard_path(self.folder, shard), "r", locking="best-effort")
+            ends, checksums = np.concatenate([[0], file["end"][()]]), file["crc32"][()]
+            if len(ends) != len(checksums) + 1 or np.any(np.diff(ends) < 0):
+                raise OSError("the places of its images have changed")
+            self._open[shard] = _Shard(file, ends, checksums)
             if len(self._open) > OPEN_SHARDS:
-                self._open.popitem(last=False)[1].close()
+                self._open.popitem(last=False)[1].file.close()
         self._open.move_to_end(shard)
         return self._open[shard]
 
@@ -205,12 +230,12 @@ def _is_plain_jpeg(path: Path) -> bool:
 
 def _write(file: h5py.File, index: ImageIndex, number: int, options: PackOptions, path: Path) -> None:
     """Encode the shard's images and write them, a batch at a time."""
-    variable = h5py.vlen_dtype(np.uint8)
-    jpeg = file.create_dataset("jpeg", (0,), maxshape=(None,), dtype=variable, chunks=(BATCH,))
+    ends: list[int] = []
+    checksums: list[int] = []
     labels: list[int] = []
     paths: list[bytes] = []
     skipped: list[bytes] = []
-    batch: list[npt.NDArray[np.uint8]] = []
+    batch: list[bytes] = []
     images = range(number * options.per_shard, min((number + 1) * options.per_shard, len(index)))
     for image in images:
         try:
@@ -220,31 +245,42 @@ def _write(file: h5py.File, index: ImageIndex, number: int, options: PackOptions
                 raise
             skipped.append(os.fsencode(index.relative_path(image)))
             continue
-        batch.append(np.frombuffer(content, dtype=np.uint8))
+        batch.append(content)
+        ends.append(len(content) + (ends[-1] if ends else 0))
+        checksums.append(zlib.crc32(content))
         labels.append(index.class_of(image))
         paths.append(os.fsencode(index.relative_path(image)))
         if len(batch) == BATCH:
-            _append(jpeg, batch, path)
+            _append(file, batch, path)
             batch = []
-    _append(jpeg, batch, path)
-    file["label"] = np.array(labels, dtype=np.int32)
-    names = h5py.string_dtype("utf-8")
+    _append(file, batch, path)
+    _write_rows(file, "end", np.array(ends, dtype=np.int64))
+    _write_rows(file, "crc32", np.array(checksums, dtype=np.uint32))
+    _write_rows(file, "label", np.array(labels, dtype=np.int32))
     for name, values in (("path", paths), ("skipped", skipped)):
-        file.create_dataset(name, (len(values),), dtype=names, data=values or None)
+        _write_rows(file, name, np.array(values, dtype=f"S{max(map(len, values), default=1)}"))
 
 
-def _append(jpeg: h5py.Dataset, batch: list[npt.NDArray[np.uint8]], path: Path) -> None:
-    if not batch:
-        return
-    needed = sum(len(content) for content in batch)
+def _write_rows(file: h5py.File, name: str, values: npt.NDArray[Any]) -> None:
+    """Write an array with a checksum, which only arrays in chunks have."""
+    if len(values):
+        file.create_dataset(name, data=values, chunks=values.shape, fletcher32=True)
+    else:
+        file.create_dataset(name, data=values)
+
+
+def _append(file: h5py.File, batch: list[bytes], path: Path) -> None:
+    content = np.frombuffer(b"".join(batch), dtype=np.uint8)
     free = shutil.disk_usage(path.parent).free
-    if free < needed + SPARE:
+    if free < len(content) + SPARE:
         raise ArtifactError(f"cannot write {path}: {free / 2**20:,.1f} MiB free; free space or choose another"
                             " disk, then run again: finished shards are kept")  # fmt: skip
-    begin = len(jpeg)
-    jpeg.resize((begin + len(batch),))
-    for row, content in enumerate(batch, start=begin):  # h5py takes equally long rows for a matrix
-        jpeg[row] = content
+    if "jpeg" not in file:
+        chunk = min(max(1, len(content)), CHUNK)
+        file.create_dataset("jpeg", (0,), maxshape=(None,), dtype=np.uint8, chunks=(chunk,))
+    begin = len(file["jpeg"])
+    file["jpeg"].resize((begin + len(content),))
+    file["jpeg"][begin:] = content
 
 
 def _facts(index: ImageIndex, number: int, options: PackOptions) -> dict[str, Any]:
@@ -257,7 +293,8 @@ def _facts(index: ImageIndex, number: int, options: PackOptions) -> dict[str, An
 
 def _check_facts(path: Path, facts: dict[str, Any]) -> None:
     with _readable(path), h5py.File(path, "r", locking="best-effort") as file:
-        found = {name: file.attrs.get(name) for name in facts}
+        values = {name: file.attrs.get(name) for name in facts}
+    found = {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
     for name, expected in facts.items():
         if found[name] != expected:
             raise ArtifactError(f"{path}: {name} is {found[name]}, now {expected}: the shard is from another"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -46,6 +46,8 @@ class ImageSet(Options):
 
 class Images(StageOptions):
     """Index one image set, and pack it if wanted (larvseg.md 5.4)."""
+
+    revision: ClassVar[int] = 2  # packs have checksums and no heap
 
     name: str | None = Field(None, description="filled in from the wildcard")
     image_set: ImageSet | None = Field(None, description="filled in from `image_sets`")
