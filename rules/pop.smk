@@ -81,7 +81,7 @@ rule pop_features:
         f"{POP_BENCHMARKS}/{{split}}/features.tsv"
     conda:
         "../envs/anyshot.yaml"
-    threads: 4
+    threads: 1 + settings.pop.base.optimiser.workers  # as many as the training before, beside which it may run
     resources:
         **need(gpu=settings.gpus.of("pop_features"), megabytes=8000, minutes=120),
     params:
