@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anyshot.data.transforms import resize_image
+from anyshot.ops.argmax import argmax
 
 Resize = Literal["bilinear", "bicubic"]
 Segmenter = Callable[[Tensor], Tensor]
@@ -145,7 +146,7 @@ def segment_tiled(
             if carried is not None:
                 ready[:, : carried.shape[1]] += carried[:, :, column.start : column.settled]
             settled = row.settled - row.start
-            best = ready[:, :settled].argmax(dim=0)
+            best = argmax(ready[:, :settled], dim=0)
             result[row.start : row.settled, column.start : column.settled] = best.numpy()
             if settled < part.shape[1]:
                 if below is None:

@@ -28,6 +28,7 @@ from anyshot.engine.inference import (
     segment_tiled,
 )
 from anyshot.errors import AnyshotError, ArtifactError, DataError, WeightsError
+from anyshot.ops.argmax import argmax
 from anyshot.ops.crf import CrfParameters, DenseCrf
 from anyshot.options import Options
 
@@ -332,7 +333,7 @@ class SegmentationModel:
     def segment_batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """`segment` of images of one size that need no tiles, through the network together."""
         found = self._probabilities(images)
-        return [self.ids(one.argmax(dim=0).cpu().numpy()) for one in found]
+        return [self.ids(argmax(one, dim=0).cpu().numpy()) for one in found]
 
     def scores(self, image: np.ndarray) -> np.ndarray:
         """Class probabilities of `image` (H, W, 3) uint8 RGB: (C, H, W) float32, after the CRF if any.

@@ -94,8 +94,7 @@ def novel_prototype_assign(
     with torch.autocast(features.device.type, enabled=False):
         nearness = 2 * torch.einsum("nk,khw->nhw", prototypes, features) - features.square().sum(dim=0)
     nearness = nearness - prototypes.square().sum(dim=1)[:, None, None]
-    choice = nearness.argmax(dim=0)
-    best = nearness.amax(dim=0)
+    best, choice = nearness.max(dim=0)
     novel = best > threshold
     if beats_known:
         novel &= best > embedding_logits(features, scale).amax(dim=0)

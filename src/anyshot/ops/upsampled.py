@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anyshot.ops.argmax import argmax
 from anyshot.ops.precision import full, without_autocast
 
 # upsampled logits in a tile: a few MiB stay in a CPU's cache, GPUs want long rows of work
@@ -48,7 +49,7 @@ def upsampled_argmax(logits: Tensor, height: int, width: int, *, align_corners: 
     best = torch.empty(len(logits), height, width, dtype=torch.int64, device=logits.device)
     for image, found in zip(logits, best, strict=True):
         for rows, part in upsampled_rows(image, height, width, align_corners=align_corners):
-            torch.argmax(part, dim=1, out=found[rows])
+            found[rows] = argmax(part, dim=1)
     return best
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anyshot.ops.argmax import argmax
 from anyshot.ops.upsampled import upsampled_rows
 from anyshot.pop.geometry import canvas_side
 
@@ -19,7 +20,7 @@ def decide(logits: Tensor, height: int, width: int) -> np.ndarray:
     found = np.empty((height, width), dtype=np.uint8)
     side = canvas_side(height, width)
     for rows, part in upsampled_rows(logits, side, side, align_corners=True, corner=(height, width)):
-        found[rows] = part.argmax(dim=1).to(torch.uint8).cpu().numpy()
+        found[rows] = argmax(part, dim=1).to(torch.uint8).cpu().numpy()
     return found
 
 

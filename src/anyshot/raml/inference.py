@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anyshot.ops.anomaly import novel_prototype_assign
+from anyshot.ops.argmax import argmax
 from anyshot.ops.regions import (
     Regions,
     closing,
@@ -53,7 +54,7 @@ def closed_prediction(maps: OpenMaps, height: int, width: int, *, band: int = 25
     rows = logits.shape[-2]
     if height <= band or height % rows:
         full = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
-        return full[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
+        return argmax(full[0], dim=0).to(torch.uint8).cpu().numpy()
     factor, parts = height // rows, []
     step = max(1, band // factor)
     for start in range(0, rows, step):
@@ -66,7 +67,7 @@ def closed_prediction(maps: OpenMaps, height: int, width: int, *, band: int = 25
             align_corners=False,
         )
         inside = slice((start - low) * factor, (stop - low) * factor)
-        parts.append(part[0, :, inside].argmax(dim=0).to(torch.uint8).cpu())
+        parts.append(argmax(part[0, :, inside], dim=0).to(torch.uint8).cpu())
     return torch.cat(parts).numpy()
 
 
