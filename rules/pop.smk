@@ -37,7 +37,7 @@ rule pop_base:
         f"{POP_BENCHMARKS}/{{split}}/base.tsv"
     conda:
         "../envs/anyshot.yaml"
-    threads: 1 + settings.pop.base.optimiser.workers
+    threads: POP_THREADS
     resources:
         **need(gpu=settings.gpus.of("pop_base"), megabytes=24000, minutes=1440),
     params:
@@ -81,7 +81,7 @@ rule pop_features:
         f"{POP_BENCHMARKS}/{{split}}/features.tsv"
     conda:
         "../envs/anyshot.yaml"
-    threads: 1 + settings.pop.base.optimiser.workers  # as many as the training before, beside which it may run
+    threads: POP_THREADS
     resources:
         **need(gpu=settings.gpus.of("pop_features"), megabytes=8000, minutes=120),
     params:
@@ -137,7 +137,7 @@ rule pop_predict:
         f"{POP_BENCHMARKS}/{{split}}/predict.{{shard}}.tsv"
     conda:
         "../envs/anyshot.yaml"
-    threads: 4
+    threads: POP_THREADS
     resources:
         **need(gpu=settings.gpus.of("pop_predict"), megabytes=8000, minutes=240),
     params:

@@ -12,6 +12,8 @@ POP_SHARDS = [f"{number}of{settings.pop.shards}" for number in range(1, settings
 POP_COUNTS = expand(f"{F}/predict/{{shard}}/counts.json", shard=POP_SHARDS, allow_missing=True)
 HEAD = f"{F}/novel_update/{{method}}/{{shot}}shot_seed{{support}}"
 WEIGHTS = f"{HEAD}/model.safetensors"
+# Of stages that run the whole network. One without workers: two folds side by side do more than one with two threads.
+POP_THREADS = 1 + settings.pop.base.optimiser.workers
 
 
 def pop_heads(wildcards):
