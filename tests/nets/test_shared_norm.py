@@ -78,7 +78,7 @@ def test_one_device_keeps_its_norms() -> None:
 
 
 def test_several_devices_share_what_trains_and_have_their_own_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_norm, "_several_devices", lambda: True)
+    monkeypatch.setattr(shared_norm, "device_count", lambda: 2)
     model: Any = network()
     names = list(model.state_dict())
     with share_norms(model):
@@ -89,7 +89,7 @@ def test_several_devices_share_what_trains_and_have_their_own_back(monkeypatch: 
 
 
 def test_an_unknown_norm_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_norm, "_several_devices", lambda: True)
+    monkeypatch.setattr(shared_norm, "device_count", lambda: 2)
     known = "BatchNorm3d; known are BatchNorm1d, BatchNorm2d, BatchNormAct2d"
     model = nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm3d(2))
     with pytest.raises(ConfigError, match=known), share_norms(model):

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from anyshot.data.hdf5_text import as_text, write_text
 from anyshot.data.image_index import ImageIndex, IndexWriter
 from anyshot.data.images import BROKEN, EXIF_ORIENTATION, read_image
 from anyshot.errors import ArtifactError, ConfigError, DataError
@@ -95,8 +96,7 @@ def pack_shard(index: ImageIndex, folder: Path, number: int, options: PackOption
         with h5py.File(temporary, "w", libver=("v110", "v110")) as file:  # with checksums of its structure
             for name, value in facts.items():
                 if isinstance(value, str):
-                    content = value.encode()
-                    file.attrs.create(name, content, dtype=h5py.string_dtype("utf-8", max(1, len(content))))
+                    write_text(file.attrs, name, value)
                 else:
                     file.attrs[name] = value
             _write(file, index, number, options, path)
@@ -294,7 +294,7 @@ def _facts(index: ImageIndex, number: int, options: PackOptions) -> dict[str, An
 def _check_facts(path: Path, facts: dict[str, Any]) -> None:
     with _readable(path), h5py.File(path, "r", locking="best-effort") as file:
         values = {name: file.attrs.get(name) for name in facts}
-    found = {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
+    found = {name: as_text(value) if isinstance(value, bytes) else value for name, value in values.items()}
     for name, expected in facts.items():
         if found[name] != expected:
             raise ArtifactError(f"{path}: {name} is {found[name]}, now {expected}: the shard is from another"

@@ -1,4 +1,4 @@
-"""The devices of a training: Lightning Fabric on them, sums over them, their memory."""
+"""The devices of a training: Lightning Fabric on them, and their memory."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import resource
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed
-from torch import Tensor
 
 from anyshot.options import OptimiserOptions
 
@@ -43,51 +41,6 @@ def start_fabric(device: torch.device, gpus: int, options: OptimiserOptions, dev
     )
     fabric.launch()
     return fabric
-
-
-class _SumOverDevices(torch.autograd.Function):
-    """Every device's value depends on every device's input, so gradients are summed as well."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        total = tensor.detach().clone()
-        torch.distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous().clone()
-        torch.distributed.all_reduce(total)
-        return total
-
-
-def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """Sum over the devices, differentiable; the tensor itself on one device.
-
-    For losses that divide by a count: all_reduce_sum(total) / all_reduce_sum(count) has on every device the
-    value and, after the gradients were averaged, the gradients of one device with the whole batch.
-    """
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return tensor
-    if torch.distributed.get_world_size() == 1:
-        return tensor
-    return _SumOverDevices.apply(tensor)
-
-
-def all_gather(tensor: Tensor) -> Tensor:
-    """The tensor of every device, stacked in order of rank, without gradient: (devices, ...)."""
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return tensor[None]
-    found = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(found, tensor.contiguous())
-    return torch.stack(found)
-
-
-def device_rank() -> int:
-    """The number of this device in the training, from 0."""
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return 0
-    return torch.distributed.get_rank()
 
 
 def peak_mib(device: torch.device) -> float:

@@ -24,6 +24,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from anyshot.data.hdf5_text import as_text, write_text
 from anyshot.engine.artifacts import reserved_path, write_failure
 from anyshot.errors import ArtifactError
 
@@ -127,20 +128,9 @@ def _digest(attributes: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(dict(attributes), sort_keys=True).encode()).hexdigest()
 
 
-def _write_text(attributes: h5py.AttributeManager, name: str, value: str) -> None:
-    """Write text of fixed length: other text lies in a heap without checksums, where a changed byte can keep
-    HDF5 searching for ever."""
-    content = value.encode()
-    attributes.create(name, content, dtype=h5py.string_dtype("utf-8", max(1, len(content))))
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
 def _attributes_of(file: h5py.File) -> dict[str, str]:
     """The writer's attributes. Raises OSError for another file, or where one has changed."""
-    found = {name: _text(value) for name, value in file.attrs.items()}
+    found = {name: as_text(value) for name, value in file.attrs.items()}
     form = found.pop("format", None)
     if form != FORMAT:
         raise OSError(f"format {form!r}, expected {FORMAT!r}")
@@ -182,7 +172,7 @@ class StoreWriter:
             self._stack.callback(self._hdf.close)
             written = {**self._attributes, "format": FORMAT, DIGEST: _digest(self._attributes)}
             for name, value in written.items():
-                _write_text(self._hdf.attrs, name, value)
+                write_text(self._hdf.attrs, name, value)
         except BaseException as error:
             self._stack.__exit__(type(error), error, error.__traceback__)
             if isinstance(error, OSError):
@@ -377,7 +367,7 @@ def store_fingerprint(path: Path) -> str | None:
         if DIGEST in file.attrs:
             return _attributes_of(file).get("fingerprint")
         value = file.attrs.get("fingerprint")
-    return None if value is None else _text(value)
+    return None if value is None else as_text(value)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from anyshot.engine.checkpoints import load_state, save_state
 from anyshot.engine.curve import append_line, cut_curve
-from anyshot.engine.devices import all_reduce_sum, peak_mib, start_fabric
+from anyshot.engine.devices import peak_mib, start_fabric
 from anyshot.engine.sampling import (
     Batch,
     EpochTrainingData,
@@ -36,6 +36,7 @@ from anyshot.engine.sampling import (
 from anyshot.engine.schedules import schedule_of
 from anyshot.errors import AnyshotError
 from anyshot.nets.shared_norm import share_norms
+from anyshot.ops.collectives import all_reduce_sum
 from anyshot.options import OptimiserOptions
 
 if TYPE_CHECKING:

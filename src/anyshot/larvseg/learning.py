@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from anyshot.engine.devices import all_gather
 from anyshot.larvseg.attention_loss import (
     AttentionRule,
     Directions,
@@ -21,6 +20,7 @@ from anyshot.larvseg.losses import Pairs, PooledLogits, image_loss, mean_pooling
 from anyshot.larvseg.networks import LarvSegNet
 from anyshot.larvseg.options import Attention, Baseline, Source
 from anyshot.larvseg.tables import IGNORE
+from anyshot.ops.collectives import all_gather
 
 Batch = dict[str, Tensor]
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 from timm.layers.norm_act import BatchNormAct2d
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from anyshot.errors import ConfigError
+from anyshot.ops.collectives import all_gather, device_count
 
 
 class _Normalised(torch.autograd.Function):
@@ -45,7 +46,7 @@ class _Normalised(torch.autograd.Function):
         own = torch.stack([of_output.sum(dim=axes), (of_output * normal).sum(dim=axes)])
         of_inputs = None
         if ctx.needs_input_grad[0]:
-            shift, slope = _sum(own.clone()) / count
+            shift, slope = all_gather(own).sum(dim=0) / count
             of_inputs = of_output - shift.view(shape) - normal.mul_(slope.view(shape))
             of_inputs = of_inputs.mul_((weight * scale).view(shape)).to(inputs.dtype)
         return of_inputs, own[1].to(weight.dtype), own[0].to(weight.dtype), None, None, None, None
@@ -63,7 +64,7 @@ class SharedNorm(_BatchNorm):
 
         Statistics are computed in float32. Every device must come by as often as the others.
         """
-        if not self.training or not _several_devices():
+        if not self.training or device_count() == 1:
             return super().forward(inputs)
         self._check_input_dim(inputs)
         assert self.running_mean is not None  # `share_norms` takes no others
@@ -117,7 +118,7 @@ def share_norms(model: nn.Module) -> Iterator[None]:
         ConfigError: a batch norm of a kind that is not known here.
     """
     kinds: dict[nn.Module, type[nn.Module]] = {}
-    if _several_devices():
+    if device_count() > 1:
         kinds = {norm: type(norm) for norm in _training_norms(model)}
     unknown = sorted({kind.__name__ for kind in kinds.values() if kind not in SHARED})
     if unknown:
@@ -145,24 +146,12 @@ def batch_statistics(inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     own = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
     var, mean = torch.var_mean(own, dim=axes, correction=0)
     size = own.new_tensor([inputs.numel() // inputs.shape[1]])
-    rows = own.new_zeros(distributed.get_world_size(), 2 * len(mean) + 1)
-    rows[distributed.get_rank()] = torch.cat([size, mean, var])
-    rows = _sum(rows)
+    rows = all_gather(torch.cat([size, mean, var]))
     counts, means, variances = rows.split([1, len(mean), len(mean)], dim=1)
     count = counts.sum()
     shares = counts / count
     mean = (shares * means).sum(dim=0)
     return mean, (shares * (variances + (means - mean).square())).sum(dim=0), count
-
-
-def _sum(tensor: Tensor) -> Tensor:
-    """The sum over the devices, in place and without gradient."""
-    distributed.all_reduce(tensor)
-    return tensor
-
-
-def _several_devices() -> bool:
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def _training_norms(module: nn.Module) -> Iterator[_BatchNorm]:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from anyshot.engine.devices import all_gather, device_rank
+from anyshot.ops.collectives import all_gather, device_rank
 from anyshot.simformer.options import PairLosses
 from anyshot.simformer.targets import CELL, Targets
 
