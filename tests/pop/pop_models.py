@@ -18,8 +18,8 @@ from anyshot.nets.contract import IMAGENET_MEAN, IMAGENET_STD
 from anyshot.ops.projections import orthogonality
 from anyshot.ops.upsampled import upsampled_cross_entropy
 from anyshot.pop.head import PrototypeHead
-from anyshot.pop.heads import HEAD_NETWORK, CosineHead, OnFrozen, head_options
-from anyshot.pop.networks import NETWORK, PopNet, build_pop_net
+from anyshot.pop.heads import HEAD_NETWORK, POP_NETWORK, CosineHead, OnFrozen, head_options
+from anyshot.pop.networks import PopNet, build_pop_net
 from anyshot.pop.tables import FoldTables
 
 TABLE = ClassTable.of(
@@ -78,7 +78,7 @@ def write_model(
     card = model_card(
         system="pop",
         split=split,
-        network=NETWORK,
+        network=POP_NETWORK,
         network_options={**options, "backbone": {**options["backbone"], "weights": "no/such/file.pth"}},
         table=tables.table,
         mean=IMAGENET_MEAN,

@@ -35,7 +35,6 @@ from anyshot.engine.sampling import (
 )
 from anyshot.engine.schedules import schedule_of
 from anyshot.errors import AnyshotError
-from anyshot.nets.shared_norm import share_norms
 from anyshot.ops.collectives import all_reduce_sum
 from anyshot.options import OptimiserOptions
 
@@ -92,6 +91,8 @@ def train(
     parts and devices, divided by parts x devices: a loss that divides by them averages to that of the batch.
     Raises AnyshotError for a loss that is not finite, ConfigError for a batch larger than the training set.
     """
+    from anyshot.nets.shared_norm import share_norms  # with all of timm, which not every network needs
+
     state_path, curve_path = Path(state_path), Path(curve_path)
     fabric = start_fabric(job.device, job.gpus, options, devices)
     sampling = Sampling(

@@ -16,7 +16,7 @@ from torch.nn import functional
 from anyshot.errors import ConfigError, WeightsError
 from anyshot.nets.contract import IMAGENET_MEAN, IMAGENET_STD, NORM_LAYERS, Backbone
 from anyshot.nets.deep_stem import DEEP_STEM, dilate_whole_stages, from_semseg, timm_name
-from anyshot.nets.dilated_depthwise import train_fast
+from anyshot.nets.depthwise import train_fast
 from anyshot.nets.mxnet_params import read_resnet38
 from anyshot.nets.resnet38 import HEADS, ResNet38
 from anyshot.nets.weight_files import load_exactly, read_state

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from anyshot.engine import fitting
+import torch
+from torch import Tensor
+
 from anyshot.engine.checkpoints import load_into, load_weights
 from anyshot.errors import ArtifactError, WeightsError
 from anyshot.pop.datasets import WholeImages
 from anyshot.pop.head import PrototypeHead
-from anyshot.pop.heads import HEAD_NETWORK, CosineHead, OnFrozen, build_head
-from anyshot.pop.networks import NETWORK, PopNet, build_pop_net
+from anyshot.pop.heads import (
+    HEAD_NETWORK,
+    POP_NETWORK,
+    CosineHead,
+    OnFrozen,
+    build_head,
+    prototype_head,
+)
 from anyshot.pop.options import NovelUpdate
 from anyshot.pop.tables import FoldTables
+
+if TYPE_CHECKING:
+    from anyshot.pop.networks import PopNet  # with all of timm: imported where a network is built
+
+
+HEAD = "head."  # in front of names of the head's weights in a base model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,18 +89,51 @@ def load_base(path: Path, *, tables: FoldTables, split: str) -> tuple[PopNet, di
     Raises WeightsError when the file holds another network, other classes or another split, ArtifactError
     when the split has the same name but other novel classes, or classes in another order.
     """
+    from anyshot.pop.networks import build_pop_net
+
+    state, card = _loaded(path, POP_NETWORK, tables, split)
+    model = build_pop_net(card["network"]["options"])
+    load_into(model, state)
+    return model.eval(), card
+
+
+class LaterBase:
+    """The base model of a fold on a device, by `load_base` at the first call: what trains on stored features
+    alone makes none."""
+
+    def __init__(self, path: Path, *, tables: FoldTables, split: str, device: torch.device) -> None:
+        self._path, self._tables, self._split, self._device = path, tables, split, device
+        self._found: PopNet | None = None
+
+    def __call__(self) -> PopNet:
+        if self._found is None:
+            model, _ = load_base(self._path, tables=self._tables, split=self._split)
+            self._found = model.to(self._device)
+        return self._found
+
+
+def load_base_head(path: Path, *, tables: FoldTables, split: str) -> tuple[PrototypeHead, dict[str, Any]]:
+    """Prototypes and classifier of a fold's base model in evaluation mode, and its card.
+
+    All that a training on stored features needs of it. Raises as `load_base`.
+    """
+    state, card = _loaded(path, POP_NETWORK, tables, split)
+    head = prototype_head(card["network"]["options"])
+    load_into(head, {name.removeprefix(HEAD): state[name] for name in state if name.startswith(HEAD)})
+    return head.eval(), card
+
+
+def _loaded(
+    path: Path, network: str, tables: FoldTables, split: str
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and card of a network of this name, made for these very classes."""
     _check_classes(path, tables)
-    model, card = fitting.load_network(
-        path,
-        system="pop",
-        network=NETWORK,
-        build=partial(_pop_net, load=False),
-        table=tables.table,
-        split=split,
-    )
-    assert isinstance(model, PopNet)
+    expect = {"system": "pop", "classes_digest": tables.table.digest(), "split": split}
+    state, card = load_weights(path, expect=expect)
+    if card["network"]["name"] != network:
+        raise WeightsError(f"{path} holds the network {card['network']['name']}, expected {network}")
     tables.check(FoldTables.from_json(card["tables"]))
-    return model, card
+    return state, card
 
 
 def _check_classes(path: Path, tables: FoldTables) -> None:
@@ -104,21 +150,11 @@ def _check_classes(path: Path, tables: FoldTables) -> None:
     tables.check(saved, f"{path}: ")
 
 
-def _pop_net(network: Any, *, load: bool) -> PopNet:
-    return build_pop_net(network["options"], load=load)
-
-
 def load_head(
     path: Path, *, tables: FoldTables, split: str
 ) -> tuple[PrototypeHead | CosineHead, dict[str, Any]]:
     """A head of a fold in evaluation mode, and its card. Raises as `load_base`."""
-    _check_classes(path, tables)
-    state, card = load_weights(
-        path, expect={"system": "pop", "classes_digest": tables.table.digest(), "split": split}
-    )
-    if card["network"]["name"] != HEAD_NETWORK:
-        raise WeightsError(f"{path} holds the network {card['network']['name']}, expected {HEAD_NETWORK}")
-    tables.check(FoldTables.from_json(card["tables"]))
+    state, card = _loaded(path, HEAD_NETWORK, tables, split)
     head = build_head(card["network"]["options"])
     load_into(OnFrozen(head=head, encoder=None), state)
     return head.eval(), card

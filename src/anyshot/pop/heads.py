@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from anyshot.ops.projections import full, projections, unit_prototypes
 from anyshot.pop.head import PrototypeHead
 
-HEAD_NETWORK = "pop_head"
+# names in model cards: of the base model (networks.py), and of a head that belongs to one
+POP_NETWORK, HEAD_NETWORK = "pop_segmenter", "pop_head"
 BELOW = 1e4  # so far below the lowest cosine is a class without prototype: none after a softmax, yet finite
 
 
@@ -75,6 +76,11 @@ def head_options(head: nn.Module) -> dict[str, Any]:
     return {
         "channels": head.channels, "base": head.base, "novel": head.novel, "background": head.background
     }  # fmt: skip
+
+
+def prototype_head(options: Mapping[str, Any]) -> PrototypeHead:
+    """The head of a base model's card options, its weights to be loaded."""
+    return PrototypeHead(**{name: options[name] for name in ("channels", "base", "novel", "background")})
 
 
 def build_head(options: Mapping[str, Any]) -> CosineHead | PrototypeHead:

@@ -14,8 +14,7 @@ from anyshot.nets.backbones import build_backbone
 from anyshot.nets.pspnet import PspNet
 from anyshot.options import BackboneOptions, OptimiserOptions
 from anyshot.pop.head import PrototypeHead
-
-NETWORK = "pop_segmenter"  # its name in a model card
+from anyshot.pop.heads import prototype_head
 
 
 class PopNet(nn.Module):
@@ -50,13 +49,8 @@ def build_pop_net(options: Mapping[str, Any], *, load: bool = False) -> PopNet:
     load: take the backbone's initial weights too; False for a network that is filled right after.
     """
     backbone = build_backbone(BackboneOptions.model_validate(options["backbone"]), load=load)
-    head = PrototypeHead(
-        channels=options["channels"],
-        base=options["base"],
-        novel=options["novel"],
-        background=options["background"],
-    )
-    return PopNet(decoder=PspNet(backbone=backbone, channels=options["channels"]), head=head)
+    decoder = PspNet(backbone=backbone, channels=options["channels"])
+    return PopNet(decoder=decoder, head=prototype_head(options))
 
 
 def parameter_groups(

@@ -15,10 +15,11 @@ from anyshot.engine.checkpoints import CHECKSUM
 from anyshot.engine.model_folder import CARD_FILE, Card, load_network, read_card, table_of
 from anyshot.errors import ArtifactError
 from anyshot.pop.datasets import whole_image
-from anyshot.pop.networks import NETWORK, PopNet
+from anyshot.pop.heads import POP_NETWORK
+from anyshot.pop.networks import PopNet
 from anyshot.pop.tables import FoldTables
 
-BUILDERS = {NETWORK: "anyshot.pop.networks:build_pop_net"}
+BUILDERS = {POP_NETWORK: "anyshot.pop.networks:build_pop_net"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +66,10 @@ class ModelFacts:
 def read_facts(folder: Path) -> ModelFacts:
     """Read the card of a POP model folder. Raises ArtifactError for any other folder."""
     card = read_card(folder)
-    if card.system != "pop" or card.network.name != NETWORK:
+    if card.system != "pop" or card.network.name != POP_NETWORK:
         raise ArtifactError(
-            f"{folder} is no POP model: it holds {card.network.name} of {card.system}, needed is {NETWORK} of"
-            " pop; give a folder such as results/pop/fold0/base"
+            f"{folder} is no POP model: it holds {card.network.name} of {card.system}, needed is"
+            f" {POP_NETWORK} of pop; give a folder such as results/pop/fold0/base"
         )
     content = (card.model_extra or {}).get("tables")
     if not isinstance(content, dict):

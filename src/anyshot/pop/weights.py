@@ -17,7 +17,8 @@ from torch import Tensor
 from anyshot.errors import WeightsError
 from anyshot.nets.deep_stem import DEEP_STEM, semseg_name
 from anyshot.nets.weight_files import COUNTER, in_words, listed, read_state, under_our_names
-from anyshot.pop.networks import NETWORK, build_pop_net
+from anyshot.pop.heads import POP_NETWORK
+from anyshot.pop.networks import build_pop_net
 
 BACKBONE, PYRAMID, HEAD = "decoder.backbone.body.", "decoder.pyramid.", "head."
 UNUSED = ("backbone.fc.weight", "backbone.fc.bias")  # of ImageNet; no network of POP has a place for them
@@ -105,7 +106,7 @@ def import_checkpoint(
             shape is not that of the network.
     """
     given = _without_module(read_state(path))
-    network = {"name": NETWORK, "options": _options(path, given, base, novel, backbone)}
+    network = {"name": POP_NETWORK, "options": _options(path, given, base, novel, backbone)}
     with torch.device("meta"):
         expected = build_pop_net(network["options"]).state_dict()  # type: ignore[arg-type]
     names = {name: official_name(name, backbone=str(backbone["name"])) for name in expected}

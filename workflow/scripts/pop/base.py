@@ -9,8 +9,9 @@ from anyshot.job import Job, run
 from anyshot.ops.projections import orthogonality
 from anyshot.ops.upsampled import upsampled_cross_entropy
 from anyshot.pop.datasets import Augmented, BaseDataset
+from anyshot.pop.heads import POP_NETWORK
 from anyshot.pop.index import PixelIndex
-from anyshot.pop.networks import NETWORK, build_pop_net, parameter_groups
+from anyshot.pop.networks import build_pop_net, parameter_groups
 from anyshot.pop.options import Base
 from anyshot.pop.tables import read_tables
 
@@ -45,7 +46,7 @@ def main(job: Job[Base]) -> None:
         job,
         model,
         system="pop",
-        network=NETWORK,
+        network=POP_NETWORK,
         network_options=network,
         table=tables.table,
         split=options.dataset.split,

@@ -11,7 +11,7 @@ from anyshot.engine.fitting import fit
 from anyshot.engine.model_folder import model_card
 from anyshot.engine.stores import Store
 from anyshot.job import Job, run
-from anyshot.pop.artifacts import Supports, head_facts, load_base, read_supports
+from anyshot.pop.artifacts import LaterBase, Supports, head_facts, load_base_head, read_supports
 from anyshot.pop.datasets import (
     Augmented,
     CachedPairDataset,
@@ -20,9 +20,9 @@ from anyshot.pop.datasets import (
     SupportViews,
     WholeImages,
 )
+from anyshot.pop.head import PrototypeHead
 from anyshot.pop.heads import HEAD_NETWORK, OnFrozen, head_options
 from anyshot.pop.index import PixelIndex
-from anyshot.pop.networks import PopNet
 from anyshot.pop.options import NovelUpdate
 from anyshot.pop.selection import prototype_base, scarce_text
 from anyshot.pop.tables import read_tables
@@ -33,7 +33,8 @@ from anyshot.pop.update import averaged_head, trained_head, update_loss
 class Inputs:
     """What every method starts from."""
 
-    base: PopNet
+    head: PrototypeHead
+    network: LaterBase
     images: WholeImages
     supports: Supports
     lists: dict[int, list[str]]  # images of the base classes
@@ -77,7 +78,7 @@ def views_of(job: Job[NovelUpdate], given: Inputs, augmented: Augmented) -> Supp
 def train(job: Job[NovelUpdate], given: Inputs) -> None:
     """Train a head on the frozen features of augmented or of stored images."""
     options, images = job.options, given.images
-    head = trained_head(given.base.head, images.tables, options)
+    head = trained_head(given.head, images.tables, options)
     pairing = Pairing(
         supports=given.supports.ids,
         base_lists=given.lists,
@@ -92,7 +93,7 @@ def train(job: Job[NovelUpdate], given: Inputs) -> None:
     augmented = Augmented(tables=images.tables, options=options, mean=images.mean, std=images.std)
     fit(
         job,
-        OnFrozen(head=head, encoder=None if cached else given.base.decoder),
+        OnFrozen(head=head, encoder=None if cached else given.network().decoder),
         system="pop",
         network=HEAD_NETWORK,
         network_options=head_options(head),
@@ -115,15 +116,16 @@ def train(job: Job[NovelUpdate], given: Inputs) -> None:
 def main(job: Job[NovelUpdate]) -> None:
     options = job.options
     tables = read_tables(job.input("classes"), options.dataset)
-    base, card = load_base(job.input("base"), tables=tables, split=options.dataset.split)
-    base.to(job.device)
+    head, card = load_base_head(job.input("base"), tables=tables, split=options.dataset.split)
+    network = LaterBase(job.input("base"), tables=tables, split=options.dataset.split, device=job.device)
     given = Inputs(
-        base=base,
+        head=head,
+        network=network,
         images=WholeImages(
             samples={one.id: one for one in read_samples(job.input("manifest"), options.dataset.subsets)},
             tables=tables,
             store=Store(job.inputs("features")) if job.has_input("features") else None,
-            encode=lambda square: base.features(square.to(job.device)),
+            encode=lambda square: network().features(square.to(job.device)),
             size=options.crop,
             mean=card["input"]["mean"],
             std=card["input"]["std"],
