@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +224,13 @@ def test_too_few_images_of_a_class_are_repeated_with_a_warning(
     assert all(len(row["supports"]) == 47 for row in content["classes"])
     assert "cyan" in caplog.text
     assert "support it twice" in caplog.text
+
+
+def test_what_works_on_stored_features_does_not_load_timm(repository: Path) -> None:
+    """It takes seconds, and there are many such jobs."""
+    script = repository / "workflow/scripts/pop/novel_update.py"
+    code = f"import runpy, sys; runpy.run_path({str(script)!r}); sys.exit('timm' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_networks_of_another_fold_are_refused(finished: Run, heads: list[Path]) -> None:
