@@ -7,6 +7,7 @@ changed byte there may be another pixel, number or name, and only the form of th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 import zlib
@@ -27,7 +28,7 @@ from anyshot.data.image_pack import PackOptions, pack_images
 from anyshot.data.images import write_mask
 from anyshot.data.manifest import Manifest, Sample
 from anyshot.engine.label_maps import LabelMapWriter
-from anyshot.engine.stores import FORMAT, StoreWriter
+from anyshot.engine.stores import DIGEST, FORMAT, StoreWriter
 from tests.reliability.fuzz_cases import (
     EDITS,
     NUMBERS,
@@ -235,7 +236,7 @@ def test_stores_of_another_form(child: Child, tmp_path: Path) -> None:
             sizes: list[Any],
         ) -> None:
             with h5py.File(path, "w") as file:
-                file.attrs["format"] = FORMAT
+                file.attrs.update({"format": FORMAT, DIGEST: hashlib.sha256(b"{}").hexdigest()})
                 group = file.create_group("a")
                 group.attrs.update(dict(zip(("height", "width", "stride"), sizes, strict=True)))
                 strange(group, "classes", *classes)

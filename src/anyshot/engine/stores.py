@@ -134,8 +134,7 @@ def _attributes_of(file: h5py.File) -> dict[str, str]:
     form = found.pop("format", None)
     if form != FORMAT:
         raise OSError(f"format {form!r}, expected {FORMAT!r}")
-    digest = found.pop(DIGEST, None)  # none in stores of earlier versions
-    if digest is not None and digest != _digest(found):
+    if found.pop(DIGEST, None) != _digest(found):
         raise OSError("its attributes have changed")
     return found
 
