@@ -1,17 +1,20 @@
-"""The package that lets targets follow `--resources NAME=VALUE`."""
+"""The package that lets targets follow `--resources NAME=VALUE` and keeps the scheduler calm."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snakemake_logger_plugin_anyshot import targets_apart
+from snakemake_logger_plugin_anyshot import calm, targets_apart, wake_later
 
 LITERAL = "--cores 8 --resources gpu=4 results/retab/fold0/miou.json"
 
@@ -106,3 +109,65 @@ def test_installing_twice_wraps_once() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
     assert done.stdout == "True True\n"
+
+
+def test_many_wishes_to_be_woken_are_one_timer() -> None:
+    """After it has gone off, the next wish counts again; an earlier one counts beside a later one."""
+    scheduler = SimpleNamespace(_open_jobs=threading.Semaphore(0))
+    before = threading.active_count()
+    for _ in range(50):
+        wake_later(scheduler, 0.2)
+    assert threading.active_count() == before + 1
+    assert scheduler._open_jobs.acquire(timeout=10)
+    assert not scheduler._open_jobs.acquire(timeout=0.4)
+    begin = time.monotonic()
+    wake_later(scheduler, 30)
+    wake_later(scheduler, 0.05)
+    assert scheduler._open_jobs.acquire(timeout=10)
+    assert time.monotonic() - begin < 10
+    wake_later(scheduler, 0.05)
+    assert scheduler._open_jobs.acquire(timeout=10)
+
+
+def test_snakemakes_scheduler_is_calm() -> None:
+    """If this fails after an update of Snakemake: see how it wakes now, and whether this is still needed."""
+    from snakemake.scheduling.job_scheduler import JobScheduler
+
+    assert calm()
+    assert JobScheduler._schedule_reevalutation is wake_later
+
+
+COUNTING = """
+import threading
+onsuccess:
+    print("threads:", threading.active_count())
+rule all:
+    input: expand("{i}.txt", i=range(25))
+rule one:
+    output: "{i}.txt"
+    shell: "sleep 0.1; touch {output}"
+"""
+
+
+def test_a_run_of_many_jobs_ends_with_few_threads(
+    snakemake: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "Snakefile").write_text(COUNTING)
+    done = snakemake("--cores", "1", folder=tmp_path)
+    assert done.returncode == 0, done.stdout
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("threads:")]
+    assert int(line.split()[1]) < 12  # of 25 jobs each would leave one
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "import snakemake.scheduling.job_scheduler as s; del s.JobScheduler._schedule_reevalutation",
+        "import sys; sys.modules['snakemake.scheduling.job_scheduler'] = None",
+        "import snakemake.scheduling.job_scheduler as s; s.JobScheduler._schedule_reevalutation = print",
+    ],
+)
+def test_another_scheduler_is_left_alone(damage: str) -> None:
+    code = f"{damage}\nimport snakemake_logger_plugin_anyshot as p; print(p.calm())"
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
