@@ -130,7 +130,7 @@ class Features(StageOptions, LargeObjects):
 class NovelUpdate(StageOptions, Geometry, LargeObjects):
     """Stage 2: prototypes of the novel classes on the frozen network, and the baselines (pop.md 2.4)."""
 
-    revision: ClassVar[int] = 2  # the baseline `prototype` averages no support image as a base image
+    revision: ClassVar[int] = 3  # 2: `prototype` averages no support image as a base image; 3: other draws
 
     optimiser: NovelOptimiser = Field(default_factory=NovelOptimiser)
     mode: Literal["exact", "cached"] = Field(
