@@ -49,8 +49,8 @@ def build_pop_net(options: Mapping[str, Any], *, load: bool = False) -> PopNet:
     load: take the backbone's initial weights too; False for a network that is filled right after.
     """
     backbone = build_backbone(BackboneOptions.model_validate(options["backbone"]), load=load)
-    decoder = PspNet(backbone=backbone, channels=options["channels"])
-    return PopNet(decoder=decoder, head=prototype_head(options))
+    head = prototype_head(options)
+    return PopNet(decoder=PspNet(backbone=backbone, channels=options["channels"]), head=head)
 
 
 def parameter_groups(
