@@ -4,7 +4,8 @@
 
 Layers of EfficientNet-Lite0 forward and backward, 8 images of 192 px, channels innermost as backbones keep
 them: `early`, 3 x 3 on 48 x 48 cells; `middle`, 5 x 5 on 24 x 24; `dilated`, 5 x 5 at dilation 2 on 12 x 12;
-and `backbone`, the whole network at output stride 16, with the gradients of all its weights.
+and `backbone`, the whole network at output stride 16, with the gradients of all its weights. The first two
+are torch's own in this layout: they should take as long as torch's.
 Either way of an item runs in a process of its own (with `--small` in this one), on the same input. The last
 line is JSON. Exit status 1 when, in the full form, the dilated layer or the whole network is no faster, or a
 result differs.

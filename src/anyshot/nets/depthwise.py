@@ -1,9 +1,10 @@
 """Depthwise convolutions that train fast on a CPU.
 
-torch computes the gradients of a depthwise convolution on CPUs several times slower than the convolution
-itself, and slower still when it is dilated. Both gradients are depthwise convolutions, too, and oneDNN has
-fast ones: that of the images convolves the output's gradient with the mirrored kernel; that of the weights
-convolves every channel of every image with its own output's gradient, at the kernel's dilation as stride.
+torch computes the gradients of a dilated depthwise convolution on CPUs many times slower than the convolution
+itself, and also those of an undilated one where channels are not innermost in memory. Both gradients are
+depthwise convolutions, too, and oneDNN has fast ones: that of the images convolves the output's gradient with
+the mirrored kernel; that of the weights convolves every channel of every image with its own output's
+gradient, at the kernel's dilation as stride.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ class Depthwise(nn.Conv2d):
         if not trained or images.device.type != "cpu" or images.dtype != self.weight.dtype:
             return super().forward(images)
         padding, dilation = self.padding[0], self.dilation[0]
+        if dilation == 1 and images.is_contiguous(memory_format=torch.channels_last):
+            return super().forward(images)  # torch's own gradients are the faster ones then
         assert isinstance(padding, int)
         found = _Depthwise.apply(images, self.weight, self.bias, padding, dilation)
         assert isinstance(found, Tensor)
