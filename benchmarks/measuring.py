@@ -109,6 +109,16 @@ def compared(
     }
 
 
+def too_different(rows: list[dict[str, Any]], allowed: dict[str, float]) -> list[str]:
+    """A line for each difference of a row that is larger than what is allowed under its name."""
+    return [
+        f"{row['item']}: {key} {row[key]:.1e}, allowed {bound}"
+        for row in rows
+        for key, bound in allowed.items()
+        if row[key] > bound
+    ]
+
+
 def print_table(rows: list[dict[str, Any]]) -> None:
     heads = ("reference s", "here s", "faster", "reference MiB", "here MiB", "less", "values", "gradients")
     print(f"{'item':16}" + "".join(f"{head:>14}" for head in heads))

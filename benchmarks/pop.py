@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measuring import Item, compared, in_own_process, print_table, use_threads
+from measuring import Item, compared, in_own_process, print_table, too_different, use_threads
 from torch import Tensor
 
 from anyshot.data.classes import ClassTable
@@ -244,12 +244,7 @@ def measured_update(small: bool, threads: int) -> dict[str, float]:
 
 def failures(rows: list[dict[str, Any]]) -> list[str]:
     """What the full form was to show and did not."""
-    found = [
-        f"{row['item']}: {key} {row[key]:.1e}, allowed {allowed}"
-        for row in rows
-        for key, allowed in ALLOWED.items()
-        if row[key] > allowed
-    ]
+    found = too_different(rows, ALLOWED)
     if rows[0]["ratio"] < REQUIRED_RATIO:
         found.append(f"head: {rows[0]['ratio']:.1f} times faster, wanted {REQUIRED_RATIO:.0f}")
     return found

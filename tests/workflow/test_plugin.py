@@ -87,16 +87,22 @@ def test_the_literal_command_runs(
     assert (tmp_path / "results/retab/fold0/miou.json").read_text() == "1\n"
 
 
+PARSER, SCHEDULER = "snakemake.common.argparse", "snakemake.scheduling.job_scheduler"
+
+
 @pytest.mark.parametrize(
-    "damage",
+    ("mend", "damage"),
     [
-        "import snakemake.common.argparse as a; del a.ArgumentParser",
-        "import sys; sys.modules['snakemake.common.argparse'] = None",
-        "import snakemake.common.argparse as a; a.ArgumentParser = None",
+        ("install", f"import {PARSER} as a; del a.ArgumentParser"),
+        ("install", f"import sys; sys.modules['{PARSER}'] = None"),
+        ("install", f"import {PARSER} as a; a.ArgumentParser = None"),
+        ("calm", f"import {SCHEDULER} as s; del s.JobScheduler._schedule_reevalutation"),
+        ("calm", f"import sys; sys.modules['{SCHEDULER}'] = None"),
+        ("calm", f"import {SCHEDULER} as s; s.JobScheduler._schedule_reevalutation = print"),
     ],
 )
-def test_another_snakemake_is_left_alone(damage: str) -> None:
-    code = f"{damage}\nimport snakemake_logger_plugin_anyshot as p; print(p.install())"
+def test_another_snakemake_is_left_alone(mend: str, damage: str) -> None:
+    code = f"{damage}\nimport snakemake_logger_plugin_anyshot as p; print(p.{mend}())"
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
 
@@ -157,17 +163,3 @@ def test_a_run_of_many_jobs_ends_with_few_threads(
     assert done.returncode == 0, done.stdout
     [line] = [line for line in done.stdout.splitlines() if line.startswith("threads:")]
     assert int(line.split()[1]) < 12  # of 25 jobs each would leave one
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        "import snakemake.scheduling.job_scheduler as s; del s.JobScheduler._schedule_reevalutation",
-        "import sys; sys.modules['snakemake.scheduling.job_scheduler'] = None",
-        "import snakemake.scheduling.job_scheduler as s; s.JobScheduler._schedule_reevalutation = print",
-    ],
-)
-def test_another_scheduler_is_left_alone(damage: str) -> None:
-    code = f"{damage}\nimport snakemake_logger_plugin_anyshot as p; print(p.calm())"
-    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr

@@ -46,9 +46,7 @@ class _Depthwise(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             rows = images.reshape(1, -1, *images.shape[2:])  # every channel of every image on its own
             kernels = of_output.reshape(-1, 1, *of_output.shape[2:])
-            found = functional.conv2d(
-                rows, kernels, None, ctx.dilation, ctx.padding, groups=len(kernels)
-            )  # fmt: skip
+            found = functional.conv2d(rows, kernels, None, ctx.dilation, ctx.padding, groups=len(kernels))
             of_weight = found.view(-1, channels, 1, kernel, kernel).sum(dim=0)
         if ctx.needs_input_grad[2]:
             of_bias = of_output.sum(dim=(0, 2, 3))
@@ -56,7 +54,8 @@ class _Depthwise(torch.autograd.Function):
 
 
 class Depthwise(nn.Conv2d):
-    """A depthwise convolution of stride 1 with gradients of its own while it is trained on a CPU.
+    """A depthwise convolution of stride 1 with gradients of its own where torch's are slow: on a CPU, dilated
+    or with channels that are not innermost in memory.
 
     Equal to nn.Conv2d up to rounding. In inference, on GPUs and for exports it is nn.Conv2d.
     """
