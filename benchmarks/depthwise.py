@@ -2,13 +2,12 @@
 
     python benchmarks/depthwise.py [--small] [--threads N]
 
-Layers of EfficientNet-Lite0 forward and backward, 8 images of 192 px, channels innermost as backbones keep
-them: `early`, 3 x 3 on 48 x 48 cells; `middle`, 5 x 5 on 24 x 24; `dilated`, 5 x 5 at dilation 2 on 12 x 12;
-and `backbone`, the whole network at output stride 16, with the gradients of all its weights. The first two
-are torch's own in this layout: they should take as long as torch's.
+Layers of EfficientNet-Lite0 forward and backward, 8 images of 192 px: `early`, 3 x 3 on 48 x 48 cells, and
+`middle`, 5 x 5 on 24 x 24, with channels outermost in memory (undilated layers with channels innermost are
+torch's own); `dilated`, 5 x 5 at dilation 2 on 12 x 12, channels innermost as backbones keep them; and
+`backbone`, the whole network at output stride 16, with the gradients of all its weights.
 Either way of an item runs in a process of its own (with `--small` in this one), on the same input. The last
-line is JSON. Exit status 1 when, in the full form, the dilated layer or the whole network is no faster, or a
-result differs.
+line is JSON. Exit status 1 when, in the full form, an item is no faster, or a result differs.
 """
 
 from __future__ import annotations
@@ -40,6 +39,7 @@ def layer_and_images(
     """A layer that keeps the size, and images (8, channels, cells, cells)."""
     torch.manual_seed(0)
     channels, cells = (4, 6) if small else (channels, cells)
+    layout = torch.channels_last if dilation > 1 else torch.contiguous_format
     layer = Depthwise(
         channels,
         channels,
@@ -49,8 +49,8 @@ def layer_and_images(
         groups=channels,
         bias=False,
     )
-    images = torch.randn(8, channels, cells, cells).to(memory_format=torch.channels_last)
-    return layer.to(memory_format=torch.channels_last), images.requires_grad_()
+    images = torch.randn(8, channels, cells, cells).to(memory_format=layout)
+    return layer.to(memory_format=layout), images.requires_grad_()
 
 
 def backbone_and_images(small: bool) -> tuple[nn.Module, Tensor]:
@@ -113,7 +113,7 @@ def main() -> int:
     print_table(rows)
     found = too_different(rows, ALLOWED)
     if not arguments.small:
-        found += [f"{row['item']}: not faster" for row in rows[2:] if row["ratio"] <= 1]
+        found += [f"{row['item']}: not faster" for row in rows if row["ratio"] <= 1]
     for line in found:
         print(f"FAILED: {line}")
     result = {"items": rows, "threads": arguments.threads, "device": "cpu"}
