@@ -116,7 +116,15 @@ class _TiledCrossEntropy(torch.autograd.Function):
             slopes = torch.zeros_like(maps) if ctx.needs_input_grad[0] else None
             total = maps.new_zeros(())
             for number, image in enumerate(maps):
-                cost, slope = _image_cost(image, labels[number], rows, columns, ignore, slopes is not None)
+                down, right = _known(labels[number] != ignore)
+                cost, slope = _image_cost(
+                    image,
+                    labels[number, :down, :right],
+                    rows[:down],
+                    columns[:right],
+                    ignore,
+                    slopes is not None,
+                )
                 total += cost
                 if slopes is not None and slope is not None:
                     slopes[number] = slope
@@ -130,6 +138,20 @@ class _TiledCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (slopes,) = ctx.saved_tensors
         return (slopes * grads[0]).to(ctx.dtype), None, None, None
+
+
+def _known(known: Tensor) -> tuple[int, int]:
+    """The size (rows, columns) of the top left part that holds all known pixels: padding is not computed.
+
+    On GPUs all: to look would wait for them.
+    """
+    if known.device.type != "cpu":
+        return known.shape[0], known.shape[1]
+    sizes = []
+    for axis in (1, 0):
+        found = known.any(dim=axis).nonzero()
+        sizes.append(int(found[-1]) + 1 if len(found) else 1)
+    return sizes[0], sizes[1]
 
 
 def _image_cost(
