@@ -89,6 +89,7 @@ def pop(config: Config) -> list[Stage]:
         Stage("pop_base", folds, HEAD),
         Stage("pop_support", len(drawn) * len(options.draws())),
         Stage("pop_features", len(drawn) if cached else 0),
+        Stage("pop_views", len(drawn) * len(options.draws()) if options.has_views() else 0),
         Stage("pop_novel_update", sum(len(options.heads(fold)) for fold in drawn), HEAD),
         Stage("pop_predict", folds * options.shards, 3, "evaluated", folds),
         Stage("pop_evaluate", folds),

@@ -90,6 +90,29 @@ rule pop_features:
         stage("pop/features.py", "manifest classes index base", "features")
 
 
+rule pop_views:
+    input:
+        **POP_DATA,
+        base=f"{F}/base/model.safetensors",
+        supports=f"{F}/support/{{shot}}shot_seed{{support}}.json",
+    output:
+        views=f"{F}/views/{{shot}}shot_seed{{support}}.h5",
+    log:
+        f"{POP_LOGS}/{{split}}/views.{{shot}}shot_seed{{support}}.log",
+    benchmark:
+        f"{POP_BENCHMARKS}/{{split}}/views.{{shot}}shot_seed{{support}}.tsv"
+    conda:
+        "../envs/anyshot.yaml"
+    threads: POP_THREADS
+    resources:
+        **need(gpu=settings.gpus.of("pop_views"), megabytes=8000, minutes=60),
+    params:
+        options=options("pop.views"),
+        seed=settings.seed,
+    shell:
+        stage("pop/views.py", "manifest classes base supports", "views", seed=True)
+
+
 rule pop_novel_update:
     input:
         **POP_DATA,
@@ -97,6 +120,7 @@ rule pop_novel_update:
         base=f"{F}/base/model.safetensors",
         supports=f"{F}/support/{{shot}}shot_seed{{support}}.json",
         features=pop_features,
+        views=pop_views,
     output:
         **network(HEAD),
     log:
@@ -116,7 +140,7 @@ rule pop_novel_update:
     shell:
         stage(
             "pop/novel_update.py",
-            "manifest classes index base supports features",
+            "manifest classes index base supports features views",
             "weights card curve",
             seed=True,
         )

@@ -30,6 +30,12 @@ def pop_features(wildcards):
     return [f"{F}/features/features.h5".format(split=wildcards.split)] if cached else []
 
 
+def pop_views(wildcards):
+    """The store of views of a draw's support images, where a method is trained on them."""
+    wanted = settings.pop.has_views() and wildcards.method != "prototype"
+    return f"{F}/views/{{shot}}shot_seed{{support}}.h5".format(**wildcards) if wanted else []
+
+
 def pop_reported():
     """POP's inputs of the report by name: what the enabled splits have."""
 
@@ -67,6 +73,8 @@ def pop_measured():
         heads = settings.pop.heads(split)
         stages += [f"novel_update.{method}.{shots}shot_seed{seed}" for method, shots, seed in heads]
         stages += ["features"] if heads and settings.pop.novel_update.mode == "cached" else []
+        draws = settings.pop.draws() if heads and settings.pop.has_views() else []
+        stages += [f"views.{shots}shot_seed{seed}" for shots, seed in draws]
         found += [f"{POP_BENCHMARKS}/{split}/{stage}.tsv" for stage in stages]
     return found
 

@@ -26,14 +26,15 @@ STAGES = {
 ON_ONE = (
     "retab_cam", "retab_boundary_map", "retab_affinity_map", "retab_predict",
     "raml_novel_bank", "raml_open_world", "raml_anomaly",
-    "pop_features", "pop_predict",
+    "pop_features", "pop_views", "pop_predict",
     "simformer_pseudo_label", "simformer_predict",
     "larvseg_predict", "larvseg_compactness", "larvseg_segment_21k",
 )  # fmt: skip
-# Of those, the ones that `shards` does not cut: one job with all images per split (bank: shots and draw).
+# Of those, the ones that `shards` does not cut: one job with all images per split (bank, views: per draw).
 # For more GPUs at once the others have more jobs.
 IN_ONE_JOB = (
-    "raml_novel_bank", "raml_anomaly", "pop_features", "larvseg_compactness", "larvseg_segment_21k",
+    "raml_novel_bank", "raml_anomaly", "pop_features", "pop_views", "larvseg_compactness",
+    "larvseg_segment_21k",
 )  # fmt: skip
 
 
@@ -68,6 +69,7 @@ class Gpus(Options):
     raml_open_world: Count = None
     raml_anomaly: Count = None
     pop_features: Count = None
+    pop_views: Count = None
     pop_predict: Count = None
     simformer_pseudo_label: Count = None
     simformer_predict: Count = None

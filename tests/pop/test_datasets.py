@@ -6,6 +6,7 @@ blue its column.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from anyshot.data.images import write_image, write_mask
 from anyshot.data.manifest import Sample
 from anyshot.engine.stores import Store, StoreWriter
-from anyshot.errors import DataError
+from anyshot.errors import ArtifactError, DataError
 from anyshot.nets.contract import IMAGENET_MEAN, IMAGENET_STD
 from anyshot.pop.datasets import (
     Augmented,
@@ -27,6 +28,8 @@ from anyshot.pop.datasets import (
     Pairing,
     SupportViews,
     WholeImages,
+    support_view,
+    view_id,
     whole_image,
     whole_labels,
 )
@@ -283,10 +286,30 @@ def test_whole_images_have_a_longer_side_of_the_size(samples: dict[str, Sample])
     assert not np.isin(whole(samples).labels("s0", novel=False), (4, 5)).any()
 
 
-def views(samples: dict[str, Sample], *, count: int = 3, seed: int = 1) -> SupportViews:
-    made = augmented(0.7, 1.0, crop=SQUARE)
-    supports = [samples[name] for name in ("s0", "s1")]
-    return SupportViews(supports=supports, augmented=made, views=count, encode=encode, seed=seed)
+NAMES = ("s0", "s1")
+
+
+@pytest.fixture
+def views(samples: dict[str, Sample], tmp_path: Path) -> Callable[..., SupportViews]:
+    """Views of two images out of a store such as the stage `views` writes, in float32."""
+
+    def make(
+        given: dict[str, Sample] = samples, *, count: int = 3, seed: int = 1, names: tuple[str, ...] = NAMES
+    ) -> SupportViews:
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.h5"
+        made = augmented(0.7, 1.0, crop=SQUARE)
+        with StoreWriter(path, attributes={"size": str(SQUARE), "views": str(count)}) as out:
+            for place, name in enumerate(names):
+                for view in range(count):
+                    pixels, labels = support_view(made, given[name], place=place, view=view, seed=seed)
+                    features = encode(torch.from_numpy(pixels)[None])[0].numpy()
+                    out.add(
+                        view_id(name, view), range(4), features, height=SQUARE, width=SQUARE,
+                        extra={"labels": labels},
+                    )  # fmt: skip
+        return SupportViews(Store(path), supports=NAMES, size=SQUARE)
+
+    return make
 
 
 def drawn(found: SupportViews, name: str) -> dict[bytes, dict[str, Tensor]]:
@@ -295,13 +318,15 @@ def drawn(found: SupportViews, name: str) -> dict[bytes, dict[str, Tensor]]:
     return {one["features"].numpy().tobytes(): one for one in many}
 
 
-def test_so_many_views_of_every_support_and_the_same_again(samples: dict[str, Sample]) -> None:
-    first, again, other = views(samples), views(samples), views(samples, seed=2)
-    for name in ("s0", "s1"):
+def test_so_many_views_of_every_support_and_the_same_again(
+    samples: dict[str, Sample], views: Callable[..., SupportViews]
+) -> None:
+    first, again, other = views(), views(), views(seed=2)
+    for name in NAMES:
         assert len(drawn(first, name)) == 3
         assert drawn(first, name).keys() == drawn(again, name).keys()
         assert not drawn(first, name).keys() & drawn(other, name).keys()
-        assert drawn(views(samples, count=1), name).keys() < drawn(first, name).keys()
+        assert drawn(views(count=1), name).keys() < drawn(first, name).keys()
         for view in drawn(first, name).values():
             assert (view["features"].shape, view["features"].dtype) == ((4, 9, 9), torch.float32)
             assert (view["labels"].shape, view["labels"].dtype) == ((SQUARE, SQUARE), torch.uint8)
@@ -310,13 +335,22 @@ def test_so_many_views_of_every_support_and_the_same_again(samples: dict[str, Sa
     assert not drawn(views(twins), "s0").keys() & drawn(views(twins), "s1").keys()
 
 
-def test_views_stand_for_the_novel_image_of_a_pair(samples: dict[str, Sample], store: Store) -> None:
+def test_a_support_without_all_its_views_is_an_error(views: Callable[..., SupportViews]) -> None:
+    with pytest.raises(ArtifactError, match=r"0\.h5 has no view s1@0: run pop_views again"):
+        views(names=("s0",))
+    with pytest.raises(ArtifactError, match=f"has views of {SQUARE} px, 160 px are needed"):
+        SupportViews(views().store, supports=NAMES, size=160)
+
+
+def test_views_stand_for_the_novel_image_of_a_pair(
+    samples: dict[str, Sample], store: Store, views: Callable[..., SupportViews]
+) -> None:
     pairs, images = small_pairing(), whole(samples, store)
-    data = CachedPairDataset(pairing=pairs, images=images, views=views(samples))
+    data = CachedPairDataset(pairing=pairs, images=images, views=views())
     for seed in range(6):
         novel, base = pairs.pair(seed, seed % 3, np.random.default_rng(seed))
         item = data.item_of(seed, seed % 3, np.random.default_rng(seed))
-        known = drawn(views(samples), novel)[item["features"][0].numpy().tobytes()]
+        known = drawn(views(), novel)[item["features"][0].numpy().tobytes()]
         assert torch.equal(item["labels"][0], known["labels"])
         assert torch.equal(item["features"][1], images.features(base))
         assert not set(item["labels"][1].unique().tolist()) & {4, 5}

@@ -20,7 +20,7 @@ from anyshot.engine.stores import Store
 from anyshot.errors import ArtifactError, ConfigError, DataError, WeightsError
 from anyshot.pop import options as stages
 from anyshot.pop.artifacts import load_base, load_head
-from anyshot.pop.datasets import Augmented
+from anyshot.pop.datasets import Augmented, view_id
 from anyshot.pop.tables import read_tables
 from tests.shapes import ADAM, BACKBONE, NOVEL, SIDE, TABLE, ShapesRun
 
@@ -58,6 +58,13 @@ class Run(ShapesRun):
         inputs = {"index": self.index, "base": self.network("base")["weights"]}
         self.call("features", features, inputs, {"features": self.folder / "features.h5"})
 
+    def views(self, shots: int, seed: int, number: int) -> Path:
+        path = self.folder / "views" / f"{shots}shot_seed{seed}_{number}.h5"
+        options = stages.Views(number=number, crop=SIDE, dataset=dataset("train"))
+        inputs = {"base": self.network("base")["weights"], "supports": self.supports(shots, seed)}
+        self.call("views", options, inputs, {"views": path})
+        return path
+
     def updated(
         self, method: str, shots: int = 5, seed: int = 0, *, cached: bool = True, epochs: int = 12,
         views: int = 0,
@@ -65,7 +72,7 @@ class Run(ShapesRun):
         kind = f"_views{views}" if views else "" if cached else "_exact"
         outputs = self.network(f"novel_update/{method}/{shots}shot_seed{seed}{kind}")
         options = stages.NovelUpdate(
-            method=method, crop=SIDE, min_pixels=60, support_views=views, dataset=dataset("train"),
+            method=method, crop=SIDE, min_pixels=60, dataset=dataset("train"),
             optimiser=stages.NovelOptimiser(**FEW, epochs=epochs),
         )  # fmt: skip
         inputs = {
@@ -73,6 +80,7 @@ class Run(ShapesRun):
             "base": self.network("base")["weights"],
             "supports": self.supports(shots, seed),
             **({"features": self.folder / "features.h5"} if cached else {}),
+            **({"views": self.views(shots, seed, views)} if views else {}),
         }
         self.call("novel_update", options, inputs, outputs)
         return outputs
@@ -156,12 +164,18 @@ def test_views_of_the_supports_take_the_place_of_their_stored_features(
 ) -> None:
     twice = []
     for _ in range(2):
-        outputs = finished.updated("pop", views=3, epochs=2)
+        outputs = finished.updated("pop", views=9, epochs=2)
         twice.append(load_weights(outputs["weights"])[0]["head.novel_emb"])
     assert torch.equal(*twice)
     plain = load_weights(finished.updated("pop", seed=2, epochs=2)["weights"])[0]["head.novel_emb"]
     seen = load_weights(finished.updated("pop", seed=2, epochs=2, views=3)["weights"])[0]["head.novel_emb"]
     assert not torch.equal(plain, seen)
+    store = Store(finished.folder / "views" / "5shot_seed0_9.h5")
+    content = json.loads(finished.supports(5, 0).read_text())
+    supports = {one for row in content["classes"] for one in row["supports"]}
+    assert set(store) == {view_id(one, view) for one in supports for view in range(9)}
+    assert store.read(store.ids[0]).scores.shape == (32, 8, 8)
+    assert store.extra(store.ids[0], "labels").shape == (SIDE, SIDE)
 
 
 def test_exact_mode_trains_on_augmented_images(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:

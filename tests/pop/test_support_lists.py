@@ -51,6 +51,12 @@ class Run(ShapesRun):
         self.call("support", options, self.index, {"supports": path})
         return {"supports": path}
 
+    def views(self, supports: dict[str, Path], number: int) -> dict[str, Path]:
+        outputs = {"views": self.folder / "views.h5"}
+        options = stages.Views(number=number, crop=SIDE, dataset=DATASET)
+        self.call("views", options, {**self.weights, **supports}, outputs)
+        return outputs
+
     def updated(self, method: str, supports: dict[str, Path], name: str, **changes: Any) -> dict[str, Path]:
         options = stages.NovelUpdate(
             method=method, mode="cached", crop=SIDE, dataset=DATASET, **{"min_pixels": FEW, **changes},
@@ -114,7 +120,7 @@ def test_a_given_list_may_name_images_with_few_pixels(
         assert (card["mode"], card["support_views"]) == ("cached", 0)
     state, _ = load_weights(outputs["weights"])
     assert (state["head.prototypes"][-2:].norm(dim=1) > 0).all(), "both novel classes have a prototype"
-    viewed = run.updated("pop", supports, "viewed", support_views=2)
+    viewed = run.updated("pop", {**supports, **run.views(supports, 2)}, "viewed")
     assert json.loads(viewed["card"].read_text())["support_views"] == 2
 
 

@@ -15,8 +15,8 @@ from anyshot.pop.datasets import WholeImages
 from anyshot.pop.head import PrototypeHead
 from anyshot.pop.heads import CosineHead, OnFrozen
 from anyshot.pop.inference import decide, probabilities
-from anyshot.pop.options import Method, NovelUpdate
-from anyshot.pop.update import averaged_head, class_means, trained_head, update_loss
+from anyshot.pop.options import Method, NovelOptimiser, NovelUpdate
+from anyshot.pop.update import averaged_head, class_means, trained_head, update_groups, update_loss
 from tests.pop.pop_models import fold_tables
 from tests.pop.test_golden import PIXELS, STEP_LOGITS, as_map, close, exact, golden_head
 
@@ -79,6 +79,16 @@ def test_what_is_trained(method: Method) -> None:
     assert head.novel_emb.shape == (2, 8)
     assert torch.equal(head.base_emb, base.base_emb)
     assert base.base_emb.requires_grad
+
+
+def test_novel_prototypes_have_a_rate_of_their_own() -> None:
+    head = trained_head(PrototypeHead(channels=8, base=3), TABLES, NovelUpdate())
+    first, second = update_groups(head, NovelOptimiser(head_multiplier=7))
+    assert (first["params"], first["scale"]) == ([head.novel_emb], 7)
+    assert list(map(id, second["params"])) == list(map(id, head.classifier_n.parameters()))
+    head = trained_head(PrototypeHead(channels=8, base=3), TABLES, NovelUpdate(method="finetune"))
+    _, second = update_groups(head, NovelOptimiser())
+    assert len(second["params"]) == len(list(head.parameters())) - 1
 
 
 def test_without_residual_the_background_is_classified_by_the_feature() -> None:

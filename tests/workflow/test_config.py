@@ -112,9 +112,9 @@ BAD: list[tuple[str, Any, list[str]]] = [
     ("retab.boundary_map.erosion", 4, ["retab.boundary_map: erosion must be 0 or odd, found 4"]),
     ("retab.cam.dataset", {"subsets": ["val"]}, ["retab: `cam.dataset` is filled in"]),
     (
-        "pop.novel_update",
-        {"mode": "cached", "support_views": 4, "crop": 96},
-        ["pop: `novel_update.crop` is 96, `features.size` 160: with `support_views` they must be equal"],
+        "pop.views.crop",
+        96,
+        ["pop: `views.crop` is 96, `features.size` 160: they must be equal"],
     ),
     ("simformer.variants", ["oracle"], ["simformer: `variants` lists ['oracle']: `full` must be among them"]),
     ("simformer.splits", ["split1", "split7"], ['simformer.splits[1]: found "split7"', "split1, split2"]),

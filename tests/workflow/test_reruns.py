@@ -47,12 +47,14 @@ BEFORE: dict[str, Any] = {
 SEEDED = {
     "retab_classifier", "retab_boundary", "retab_affinity", "retab_segmentation",
     "raml_closed_set", "raml_meta_channel", "raml_metric",
-    "pop_base", "pop_novel_update",
+    "pop_base", "pop_views", "pop_novel_update",
     "simformer_joint", "simformer_retrain",
     "larvseg_baseline", "larvseg_attentive", "larvseg_compactness",
 }  # fmt: skip
 
-POP_TRAINING = {"pop_index", "pop_base", "pop_support", "pop_features", "pop_novel_update"}
+POP_TRAINING = {
+    "pop_index", "pop_base", "pop_support", "pop_features", "pop_views", "pop_novel_update",
+}  # fmt: skip
 
 SIMFORMER_TRAINING = {
     "simformer_pairs", "simformer_joint", "simformer_pseudo_label", "simformer_retrain",
@@ -108,9 +110,11 @@ CHANGES: list[tuple[str, Any, set[str]]] = [
     ("pop.filter_novel", True, {"pop_base", "pop_support", "pop_features", "pop_novel_update"}),
     ("pop.support.lists", "lists", {"pop_support"}),
     ("pop.features.dtype", "float32", {"pop_features"}),
+    ("pop.views.number", 3, {"pop_views"}),
+    ("pop.views.number", 0, {"pop_novel_update", "report"}),
     ("pop.novel_update.orthogonality_weight", 5.0, {"pop_novel_update"}),
     ("pop.novel_update.mode", "exact", {"pop_novel_update", "report"}),
-    ("pop.support_seeds", [0, 1], {"pop_support", "pop_novel_update", "pop_predict", "report"}),
+    ("pop.support_seeds", [0, 1], {"pop_support", "pop_views", "pop_novel_update", "pop_predict", "report"}),
     ("pop.methods", ["pop", "finetune"], {"pop_novel_update", "pop_predict", "report"}),
     ("pop.predict.size", 128, {"pop_predict"}),
     ("pop.evaluate_subset", "train", {"pop_predict", "pop_evaluate"}),
@@ -174,8 +178,9 @@ FOLLOWS: dict[str, set[str]] = {
     "pop_predict": {"pop_evaluate"},
     "pop_novel_update": {"pop_predict"},
     "pop_features": {"pop_novel_update"},
-    "pop_support": {"pop_novel_update"},
-    "pop_base": {"pop_features", "pop_novel_update", "pop_predict"},
+    "pop_views": {"pop_novel_update"},
+    "pop_support": {"pop_views", "pop_novel_update"},
+    "pop_base": {"pop_features", "pop_views", "pop_novel_update", "pop_predict"},
     "pop_index": {"pop_base", "pop_support", "pop_features", "pop_novel_update"},
     "simformer_summary": {"report"},
     "simformer_evaluate": {"simformer_summary"},

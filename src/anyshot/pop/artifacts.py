@@ -12,7 +12,7 @@ from torch import Tensor
 
 from anyshot.engine.checkpoints import load_into, load_weights
 from anyshot.errors import ArtifactError, WeightsError
-from anyshot.pop.datasets import WholeImages
+from anyshot.pop.datasets import SupportViews, WholeImages
 from anyshot.pop.head import PrototypeHead
 from anyshot.pop.heads import (
     HEAD_NETWORK,
@@ -65,18 +65,19 @@ def read_supports(path: Path, tables: FoldTables) -> Supports:
     return found
 
 
-def head_facts(options: NovelUpdate, images: WholeImages, supports: Supports) -> dict[str, Any]:
+def head_facts(
+    options: NovelUpdate, images: WholeImages, supports: Supports, views: SupportViews | None = None
+) -> dict[str, Any]:
     """Entries of a head's card: what it belongs to, whose it is, and what it learned from.
 
     `mode` and `support_views` are what was done, whatever the options say: features came out of a store, or
-    not; and only in a training with a store there are views.
+    not, and so did views of the support images.
     """
-    cached = images.store is not None
     return {
         "tables": images.tables.to_json(),
         "method": options.method,
-        "mode": "cached" if cached else "exact",
-        "support_views": options.support_views if cached and options.method != "prototype" else 0,
+        "mode": "exact" if images.store is None else "cached",
+        "support_views": 0 if views is None else views.number,
         "shots": supports.shots,
         "support_seed": supports.seed,
         "supports": {str(number): ids for number, ids in supports.images.items()},

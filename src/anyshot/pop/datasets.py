@@ -13,7 +13,7 @@ from anyshot.data.images import read_image, read_mask
 from anyshot.data.manifest import Sample
 from anyshot.data.transforms import corner_crop, normalise, resize_image, resize_labels
 from anyshot.engine.stores import Store
-from anyshot.errors import DataError
+from anyshot.errors import ArtifactError, DataError
 from anyshot.pop.geometry import scaled_size, test_size
 from anyshot.pop.options import Geometry
 from anyshot.pop.selection import Replay, draw_base, scarce
@@ -222,43 +222,46 @@ class WholeImages:
         return whole_labels(self.tables.labels(mask, novel=novel), self.size)
 
 
+def view_id(sample_id: str, view: int) -> str:
+    """Name of a support image's view, counted from 0, in the store of views."""
+    return f"{sample_id}@{view}"
+
+
+def support_view(
+    augmented: Augmented, sample: Sample, *, place: int, view: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A scaled, mirrored and cropped view of a support image: what `augmented` gives.
+
+    It depends on the seed, its number and the image's place among the supports, on nothing else.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence([seed, view, place], spawn_key=(4,)))
+    return augmented(sample, novel=True, rng=rng)
+
+
 class SupportViews:
-    """Several scaled, mirrored and cropped views of every support image, encoded once.
+    """Views of every support image, out of the store that the stage `views` has written.
 
-    A view depends on the seed, its number and the image's place among the supports, on nothing else.
-
-    Args:
-        supports: samples of the support images.
-        augmented: makes a view.
-        views: of every image, 1 or more.
-        encode: a normalised square (1, 3, crop, crop) -> features (1, C, h, w).
-        seed: of the views.
+    Raises ArtifactError when a support image has not all its views there, or views have another size than
+    `size` px.
     """
 
-    def __init__(
-        self,
-        *,
-        supports: Sequence[Sample],
-        augmented: Augmented,
-        views: int,
-        encode: Callable[[Tensor], Tensor],
-        seed: int,
-    ) -> None:
-        self.views = views
-        self._found: dict[str, list[dict[str, Tensor]]] = {}
-        for place, sample in enumerate(supports):
-            made = []
-            for view in range(views):
-                rng = np.random.default_rng(np.random.SeedSequence([seed, view, place], spawn_key=(4,)))
-                pixels, labels = augmented(sample, novel=True, rng=rng)
-                with torch.no_grad():
-                    features = encode(torch.from_numpy(pixels)[None])[0].float().cpu()
-                made.append({"features": features, "labels": torch.from_numpy(labels)})
-            self._found[sample.id] = made
+    def __init__(self, store: Store, *, supports: Iterable[str], size: int) -> None:
+        self.store = store
+        self.number = int(store.attributes["views"])
+        wanted = [view_id(one, view) for one in dict.fromkeys(supports) for view in range(self.number)]
+        lacking = next((one for one in wanted if one not in store), None)
+        if lacking is not None or int(store.attributes["size"]) != size:
+            sizes = f"views of {store.attributes['size']} px, {size} px are needed"
+            found = sizes if lacking is None else f"no view {lacking}"
+            raise ArtifactError(f"{store.paths[0]} has {found}: run pop_views again")
 
     def view(self, sample_id: str, rng: np.random.Generator) -> dict[str, Tensor]:
-        """`features` (C, h, w) float32 and `labels` (crop, crop) uint8 of one view."""
-        return self._found[sample_id][int(rng.integers(self.views))]
+        """`features` (C, h, w) float32 and `labels` (crop, crop) uint8 of one view, drawn by `rng`."""
+        name = view_id(sample_id, int(rng.integers(self.number)))
+        return {
+            "features": torch.from_numpy(self.store.read(name).scores.astype(np.float32)),
+            "labels": torch.from_numpy(self.store.extra(name, "labels")),
+        }
 
 
 class CachedPairDataset:

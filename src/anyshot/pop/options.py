@@ -75,8 +75,8 @@ class NovelOptimiser(BaseOptimiser):
 
     epochs: int = Field(500, ge=0, description="passes; one shows every base class `shots` times")
     batch_size: int = Field(1, ge=1, description="pairs of a novel and a base image per step")
-    learning_rate: float = Field(1e-2, gt=0, description="lr of the novel prototypes and their classifier")
-    head_multiplier: float = Field(1.0, gt=0, description="lr factor of newly initialised layers")
+    learning_rate: float = Field(1e-2, gt=0, description="lr of all that is trained")
+    head_multiplier: float = Field(1.0, gt=0, description="lr factor of the novel prototypes")
     schedule: Literal["poly", "cosine", "constant"] = Field(
         "constant", description="course of the lr over the steps"
     )
@@ -127,23 +127,32 @@ class Features(StageOptions, LargeObjects):
     dataset: FoldDataset = Field(default_factory=FoldDataset)
 
 
+class Views(StageOptions, Geometry):
+    """Features of scaled, mirrored and cropped views of a draw's support images, for `mode: cached`.
+
+    They take the place of the images' own features in the trainings of `novel_update`.
+    """
+
+    number: int = Field(
+        0, ge=0, le=1000, description="views of every support image, encoded once for all methods; 0 = none"
+    )
+    crop: int = Field(473, ge=32, description="side of the square crop, px; that of `features.size`")
+    dtype: Literal["float16", "float32"] = Field("float16", description="numbers in the store")
+    dataset: FoldDataset = Field(default_factory=FoldDataset)
+
+
 class NovelUpdate(StageOptions, Geometry, LargeObjects):
     """Stage 2: prototypes of the novel classes on the frozen network, and the baselines (pop.md 2.4)."""
 
-    revision: ClassVar[int] = 3  # 2: `prototype` averages no support image as a base image; 3: other draws
+    # 2: `prototype` averages no support image as a base image; 3: other draws; 4: views out of a store
+    revision: ClassVar[int] = 4
 
     optimiser: NovelOptimiser = Field(default_factory=NovelOptimiser)
     mode: Literal["exact", "cached"] = Field(
         "exact",
         description="`exact` encodes freshly scaled, mirrored and cropped images; `cached` takes features of"
-        " the unchanged images from the stage `features`: much faster, not the published training",
-    )
-    support_views: int = Field(
-        0,
-        ge=0,
-        le=1000,
-        description="`cached`: so many scaled, mirrored and cropped views of every support image are encoded"
-        " at the start and take the place of its stored features; `crop` is `features.size` then; 0 = none",
+        " the unchanged images, or of views of the supports, from the stages `features` and `views`: much"
+        " faster, not the published training",
     )
     orthogonality_weight: float = Field(10.0, ge=0, description="weight of the prototypes' mean |cosine|")
     replay: Literal["voc", "coco"] = Field(

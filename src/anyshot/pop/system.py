@@ -20,6 +20,7 @@ from anyshot.pop.options import (
     Predict,
     Summary,
     Support,
+    Views,
 )
 
 STAGES: dict[str, type[StageOptions]] = {
@@ -27,6 +28,7 @@ STAGES: dict[str, type[StageOptions]] = {
     "base": Base,
     "support": Support,
     "features": Features,
+    "views": Views,
     "novel_update": NovelUpdate,
     "predict": Predict,
     "evaluate": Evaluate,
@@ -88,6 +90,7 @@ class Pop(Options):
     base: Base = Field(default_factory=Base)
     support: Support = Field(default_factory=Support)
     features: Features = Field(default_factory=Features)
+    views: Views = Field(default_factory=Views)
     novel_update: NovelUpdate = Field(default_factory=NovelUpdate)
     predict: Predict = Field(default_factory=Predict)
     evaluate: Evaluate = Field(default_factory=Evaluate)
@@ -99,13 +102,16 @@ class Pop(Options):
         check_draws(self.shots, self.support_seeds)
         if "pop" not in self.methods:
             raise ValueError(f"`methods` lists {self.methods}: `pop` must be among them")
-        update = self.novel_update
-        if update.mode == "cached" and update.support_views and update.crop != self.features.size:
+        if self.has_views() and self.views.crop != self.features.size:
             raise ValueError(
-                f"`novel_update.crop` is {update.crop}, `features.size` {self.features.size}: with"
-                " `support_views` they must be equal, because views and stored images share a batch"
+                f"`views.crop` is {self.views.crop}, `features.size` {self.features.size}: they must be"
+                " equal, because views and stored images share a batch"
             )
         return self
+
+    def has_views(self) -> bool:
+        """Whether trainings of stage 2 take views of the support images out of a store."""
+        return self.novel_update.mode == "cached" and self.views.number > 0
 
     def every_split(self) -> list[str]:
         """All splits that the scheme or the own list has, `joint` last. Raises ConfigError for an unknown
@@ -194,5 +200,6 @@ def published_coco() -> Pop:
         train_subsets=["train"],
         index=Index(order="manifest"),
         base=Base(scale=scale, optimiser=BaseOptimiser(batch_size=16)),
+        views=Views(scale=scale),
         novel_update=NovelUpdate(scale=scale, replay="coco"),
     )

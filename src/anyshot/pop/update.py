@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from anyshot.engine.train import Loss, all_reduce_sum
 from anyshot.errors import ArtifactError
 from anyshot.ops.projections import novel_orthogonality, pseudo_labels
 from anyshot.ops.upsampled import upsampled_cross_entropy
+from anyshot.options import OptimiserOptions
 from anyshot.pop.datasets import WholeImages
 from anyshot.pop.head import PrototypeHead
 from anyshot.pop.heads import CosineHead
@@ -32,6 +34,15 @@ def trained_head(base: PrototypeHead, tables: FoldTables, options: NovelUpdate) 
     if options.method == "no_residual":
         head.background = "feature"
     return head
+
+
+def update_groups(head: PrototypeHead, options: OptimiserOptions) -> list[dict[str, Any]]:
+    """What is trained of a head, for the training loop.
+
+    The novel prototypes, which alone start anew, have lr `head_multiplier`, all else 1.
+    """
+    trained = [one for one in head.parameters() if one.requires_grad and one is not head.novel_emb]
+    return [{"params": [head.novel_emb], "scale": options.head_multiplier}, {"params": trained}]
 
 
 def update_loss(head: PrototypeHead, options: NovelUpdate) -> Loss:

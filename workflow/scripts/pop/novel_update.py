@@ -26,7 +26,7 @@ from anyshot.pop.index import PixelIndex
 from anyshot.pop.options import NovelUpdate
 from anyshot.pop.selection import prototype_base, scarce_text
 from anyshot.pop.tables import read_tables
-from anyshot.pop.update import averaged_head, trained_head, update_loss
+from anyshot.pop.update import averaged_head, trained_head, update_groups, update_loss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,7 @@ class Inputs:
     network: LaterBase
     images: WholeImages
     supports: Supports
+    views: SupportViews | None
     lists: dict[int, list[str]]  # images of the base classes
 
 
@@ -62,19 +63,6 @@ def average(job: Job[NovelUpdate], given: Inputs) -> None:
     write_text(job.output("curve"), "")
 
 
-def views_of(job: Job[NovelUpdate], given: Inputs, augmented: Augmented) -> SupportViews | None:
-    """Views of the support images, where the options want them."""
-    if not job.options.support_views:
-        return None
-    return SupportViews(
-        supports=[given.images.samples[one] for one in job.progress(sorted(set(given.supports.ids)))],
-        augmented=augmented,
-        views=job.options.support_views,
-        encode=given.images.encode,
-        seed=job.seed,
-    )
-
-
 def train(job: Job[NovelUpdate], given: Inputs) -> None:
     """Train a head on the frozen features of augmented or of stored images."""
     options, images = job.options, given.images
@@ -90,7 +78,6 @@ def train(job: Job[NovelUpdate], given: Inputs) -> None:
     if pairing.scarce:
         job.log.warning("%s", scarce_text(pairing.scarce, given.supports.shots, images.tables.name_of_id))
     cached = images.store is not None
-    augmented = Augmented(tables=images.tables, options=options, mean=images.mean, std=images.std)
     fit(
         job,
         OnFrozen(head=head, encoder=None if cached else given.network().decoder),
@@ -102,15 +89,19 @@ def train(job: Job[NovelUpdate], given: Inputs) -> None:
         mean=images.mean,
         std=images.std,
         dataset=(
-            CachedPairDataset(pairing=pairing, images=images, views=views_of(job, given, augmented))
+            CachedPairDataset(pairing=pairing, images=images, views=given.views)
             if cached
-            else PairDataset(pairing=pairing, samples=images.samples, augmented=augmented)
+            else PairDataset(
+                pairing=pairing,
+                samples=images.samples,
+                augmented=Augmented(tables=images.tables, options=options, mean=images.mean, std=images.std),
+            )
         ),
         loss=update_loss(head, options),
-        parameter_groups=[{"params": [one for one in head.parameters() if one.requires_grad]}],
+        parameter_groups=update_groups(head, options.optimiser),
         options=options.optimiser,
-        card=head_facts(options, images, given.supports),
-    )  # fmt: skip
+        card=head_facts(options, images, given.supports, given.views),
+    )
 
 
 def main(job: Job[NovelUpdate]) -> None:
@@ -118,27 +109,32 @@ def main(job: Job[NovelUpdate]) -> None:
     tables = read_tables(job.input("classes"), options.dataset)
     head, card = load_base_head(job.input("base"), tables=tables, split=options.dataset.split)
     network = LaterBase(job.input("base"), tables=tables, split=options.dataset.split, device=job.device)
+    images = WholeImages(
+        samples={one.id: one for one in read_samples(job.input("manifest"), options.dataset.subsets)},
+        tables=tables,
+        store=Store(job.inputs("features")) if job.has_input("features") else None,
+        encode=lambda square: network().features(square.to(job.device)),
+        size=options.crop,
+        mean=card["input"]["mean"],
+        std=card["input"]["std"],
+    )
+    supports, views = read_supports(job.input("supports"), tables), None
+    if job.has_input("views"):
+        views = SupportViews(Store(job.inputs("views")), supports=supports.ids, size=images.size)
+    else:
+        added = images.keep(supports.ids)
+        if added:
+            job.log.info("encoded now, since the store lacks them: supports %s", ", ".join(added))
     given = Inputs(
         head=head,
         network=network,
-        images=WholeImages(
-            samples={one.id: one for one in read_samples(job.input("manifest"), options.dataset.subsets)},
-            tables=tables,
-            store=Store(job.inputs("features")) if job.has_input("features") else None,
-            encode=lambda square: network().features(square.to(job.device)),
-            size=options.crop,
-            mean=card["input"]["mean"],
-            std=card["input"]["std"],
-        ),
-        supports=read_supports(job.input("supports"), tables),
+        images=images,
+        supports=supports,
+        views=views,
         lists=PixelIndex.read(job.input("index")).class_lists(
             tables.base_ids, min_pixels=options.min_pixels, fold=tables, filter_novel=options.filter_novel
         ),
     )
-    if options.method == "prototype" or not options.support_views:
-        added = given.images.keep(given.supports.ids)
-        if added:
-            job.log.info("encoded now, since the store lacks them: supports %s", ", ".join(added))
     (average if options.method == "prototype" else train)(job, given)
 
 
