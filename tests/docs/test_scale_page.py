@@ -85,9 +85,11 @@ def test_the_formula_of_jobs_is_the_code_s() -> None:
 
 
 def test_further_jobs_of_pop_where_features_are_kept() -> None:
-    base, more = formulas("pop")
-    count, letters = jobs("pop", {"novel_update.mode": "cached"})
+    base, more, views = formulas("pop")
+    count, letters = jobs("pop", {"novel_update.mode": "cached", "views.number": 0})
     assert value(base, letters) + value(more, letters) == count
+    again, _ = jobs("pop", {"novel_update.mode": "cached", "views.number": 2})
+    assert count + value(views, letters) == again
 
 
 def test_jobs_of_simformer_with_retraining() -> None:
