@@ -7,7 +7,8 @@ Layers of EfficientNet-Lite0 forward and backward, 8 images of 192 px: `early`, 
 torch's own); `dilated`, 5 x 5 at dilation 2 on 12 x 12, channels innermost as backbones keep them; and
 `backbone`, the whole network at output stride 16, with the gradients of all its weights.
 Either way of an item runs in a process of its own (with `--small` in this one), on the same input. The last
-line is JSON. Exit status 1 when, in the full form, an item is no faster, or a result differs.
+line is JSON. Exit status 1 when, in the full form, the dilated layer or the whole network is no faster, or a
+result differs.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def main() -> int:
     print_table(rows)
     found = too_different(rows, ALLOWED)
     if not arguments.small:
-        found += [f"{row['item']}: not faster" for row in rows if row["ratio"] <= 1]
+        found += [f"{row['item']}: not faster" for row in rows[2:] if row["ratio"] <= 1]
     for line in found:
         print(f"FAILED: {line}")
     result = {"items": rows, "threads": arguments.threads, "device": "cpu"}
