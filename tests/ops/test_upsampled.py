@@ -110,3 +110,12 @@ def test_labels_out_of_range_are_not_passed_over() -> None:
     logits, labels = case((3, 4), (8, 9))
     with pytest.raises(IndexError, match="out of bounds"):
         upsampled_cross_entropy(logits, labels.masked_fill(labels == 255, 4), align_corners=True)
+
+
+def test_padding_changes_nothing() -> None:
+    logits, labels = case((5, 7), (33, 40))
+    labels[:, 20:], labels[0, :, 13:] = 255, 255
+    expected = by_torch(logits, labels, True)
+    found = upsampled_cross_entropy(logits, labels, align_corners=True)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, logits), torch.autograd.grad(expected, logits))
