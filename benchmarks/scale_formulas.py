@@ -196,11 +196,11 @@ def pop(config: Config, data: Data) -> Costs:
     matrices = options.shards * (1 + len(heads) / max(1, drawn)) * COUNT * (len(named) + 2) ** 2
     encoded = PSPNET * options.predict.size**2 * 2
     features = Cost(drawn * data.train * stored, drawn * data.train * encoded) if cached else Cost()
-    sides = options.views.crop**2
     views = options.views.number * sum(
         len(options.novel_names(fold)) * shots for fold in options.folds for shots, _ in options.draws()
     )
-    shown = Cost(views * (stored + MAP_PER_PIXEL * sides), views * PSPNET * sides * 2)
+    pixels = options.views.crop**2
+    shown = Cost(views * (stored + MAP_PER_PIXEL * pixels), views * PSPNET * pixels * 2)
     steps = steps_of(base.optimiser, data.train)
     return {
         "pop_index": Cost((data.train + data.evaluated) * INDEX_ROW),
